@@ -1,0 +1,9 @@
+package child
+
+import "syscall"
+
+// childAttributes puts a part into its own process group, so that Ctrl-C at the terminal reaches the demo alone, which
+// then ends its parts in order. The part dies with the demo even when that is killed.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+}

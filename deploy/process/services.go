@@ -1,0 +1,34 @@
+package process
+
+import (
+	"google.golang.org/grpc"
+
+	"github.com/mpegate/mpegate/channelstate/proto/configuration"
+	"github.com/mpegate/mpegate/channelstate/proto/escrow"
+	"github.com/mpegate/mpegate/channelstate/service"
+)
+
+// registerServices adds the public services that read or move the state of channels.
+func (p *process) registerServices(server *grpc.Server, parts *payments) error {
+	if !p.settings.Blockchain.Enabled {
+		escrow.RegisterPaymentChannelStateServiceServer(server, service.WithoutBlockchain{})
+		escrow.RegisterProviderControlServiceServer(server, service.ControlWithoutBlockchain{})
+		configuration.RegisterConfigurationServiceServer(server, service.ConfigurationWithoutBlockchain{})
+		return nil
+	}
+	operators, err := p.settings.Operators.compile()
+	if err != nil {
+		return err
+	}
+	chainID := p.settings.Blockchain.ChainID
+	escrow.RegisterPaymentChannelStateServiceServer(server, service.NewChannelStateService(
+		parts.ledger, parts.channels, parts.head, parts.metadata.Current, chainID))
+	escrow.RegisterProviderControlServiceServer(server, service.NewControlService(service.Control{
+		Claims: parts.ledger, Lists: parts.state.Store, Channels: parts.channels, Head: parts.head,
+		Metadata: parts.metadata.Current, ChainID: chainID, Logger: p.logger.Logger,
+	}))
+	configuration.RegisterConfigurationServiceServer(server, service.NewConfigurationService(service.Configuration{
+		Operators: operators, Switch: parts.turn, Head: parts.head, Settings: p.configuration, Logger: p.logger.Logger,
+	}))
+	return nil
+}
