@@ -35,6 +35,10 @@ const (
 	recordFieldPending
 	recordFieldBatch
 
+	runFieldFirst = 1
+	runFieldLast  = 2
+	runFieldStep  = 3
+
 	amountFieldAmount    = 1
 	amountFieldSignature = 2
 	asideFieldRecord     = 5
@@ -42,7 +46,7 @@ const (
 
 func encodeRecord(record *Record) ([]byte, error) {
 	const fixed = 512 // enough for all but the window, unless a claim is pending
-	data := make([]byte, 0, fixed+len(record.Window.Amounts)*(2+record.Signed.ByteLen()))
+	data := make([]byte, 0, fixed+len(record.Window.Runs)*(2+3*(2+record.Signed.ByteLen())))
 	data = protowire.AppendTag(data, recordFieldFormat, protowire.VarintType)
 	data = protowire.AppendVarint(data, recordFormat)
 	data = appendBytes(data, recordFieldSender, record.Sender[:])
@@ -59,8 +63,8 @@ func encodeRecord(record *Record) ([]byte, error) {
 		data = protowire.AppendBytes(data, inner) // also when empty: that it is there counts
 	}
 	data = appendAmount(data, recordFieldFloor, &record.Window.Floor)
-	for i := range record.Window.Amounts {
-		data = appendAmount(data, recordFieldAccepted, &record.Window.Amounts[i])
+	for i := range record.Window.Runs {
+		data = appendRun(data, &record.Window.Runs[i])
 	}
 	if record.Pending != nil {
 		pending, err := encodeClaim(record.Pending)
@@ -70,6 +74,16 @@ func encodeRecord(record *Record) ([]byte, error) {
 		data = appendBytes(data, recordFieldPending, pending)
 	}
 	return appendBytes(data, recordFieldBatch, record.Batch[:]), nil
+}
+
+func appendRun(data []byte, run *Run) []byte {
+	var buffer [3 * (2 + 32)]byte
+	inner := appendAmount(buffer[:0], runFieldFirst, &run.First)
+	if !run.Step.IsZero() {
+		inner = appendAmount(inner, runFieldLast, &run.Last)
+		inner = appendAmount(inner, runFieldStep, &run.Step)
+	}
+	return appendBytes(data, recordFieldAccepted, inner)
 }
 
 func appendBytes(data []byte, field protowire.Number, value []byte) []byte {
@@ -150,8 +164,8 @@ func recordOf(message *recordpb.Record) (*Record, error) {
 	d.require(copy(record.Batch[:], message.GetBatch()) == len(message.GetBatch()), "batch is longer than 8 bytes")
 	d.require(record.Sender != (common.Address{}), "sender is missing")
 	d.require(!record.Spent.Gt(&record.Signed), "spent is above signed")
-	if amounts := record.Window.Amounts; len(amounts) > 0 {
-		d.require(!amounts[len(amounts)-1].Gt(&record.Signed), "an accepted amount is above signed")
+	if runs := record.Window.Runs; len(runs) > 0 {
+		d.require(!runs[len(runs)-1].Last.Gt(&record.Signed), "an accepted amount is above signed")
 	}
 	d.require(!record.Window.Floor.Gt(&record.Signed), "floor is above signed")
 	if d.err != nil {
@@ -234,20 +248,37 @@ func (d *decoder) signature(field string, data []byte) []byte {
 func (d *decoder) window(message *recordpb.Record) Window {
 	window := Window{Floor: d.number("floor", message.GetFloor())}
 	accepted := message.GetAccepted()
-	d.require(len(accepted) <= WindowSize, "more amounts are accepted than a window holds")
+	d.require(len(accepted) <= WindowSize, "more runs are accepted than a window holds")
 	if d.err != nil || len(accepted) == 0 {
 		return window
 	}
-	window.Amounts = make([]uint256.Int, len(accepted))
+	window.Runs = make([]Run, len(accepted))
 	below := &window.Floor
-	for i, data := range accepted {
-		window.Amounts[i] = d.number("accepted", data)
-		d.require(window.Amounts[i].Gt(below), "the accepted amounts do not ascend from the floor")
-		below = &window.Amounts[i]
+	for i, message := range accepted {
+		run := d.run(message)
+		d.require(run.First.Gt(below), "the accepted amounts do not ascend from the floor")
+		window.Runs[i] = run
+		below = &window.Runs[i].Last
 	}
 	return window
 }
 
+func (d *decoder) run(message *recordpb.Run) Run {
+	first := d.number("accepted.first", message.GetFirst())
+	run := single(&first)
+	if len(message.GetStep()) == 0 && len(message.GetLast()) == 0 {
+		return run
+	}
+	run.Last, run.Step = d.number("accepted.last", message.GetLast()), d.number("accepted.step", message.GetStep())
+	whole := false
+	if run.Last.Gt(&run.First) && !run.Step.IsZero() {
+		var length uint256.Int
+		length.Sub(&run.Last, &run.First)
+		whole = length.Mod(&length, &run.Step).IsZero()
+	}
+	d.require(whole, "a run of accepted amounts does not go from first to last by its step")
+	return run
+}
 func (d *decoder) claim(message *recordpb.Claim) *Claim {
 	d.format(message.GetFormat())
 	claim := &Claim{

@@ -17,10 +17,14 @@ import (
 func fullRecord(t testing.TB) *Record {
 	record := &Record{Sender: alice, Signer: bob, Nonce: *largest}
 	record.Window.Floor = number(5)
-	for amount := uint64(10); len(record.Window.Amounts) < WindowSize; amount += 300 {
-		record.Window.Amounts = append(record.Window.Amounts, number(amount))
+	for amount := uint64(10); len(record.Window.Runs) < WindowSize; amount += 300 {
+		run := Run{First: number(amount), Last: number(amount)}
+		if len(record.Window.Runs)%2 == 0 {
+			run.Last, run.Step = number(amount+100), number(50)
+		}
+		record.Window.Runs = append(record.Window.Runs, run)
 	}
-	record.Window.Amounts[WindowSize-1] = *largest
+	record.Window.Runs[WindowSize-1] = Run{First: *largest, Last: *largest}
 	record.Signed, record.Signature, record.Spent = *largest, signatureOf(1, 2), *largest
 	record.Previous = &SignedAmount{Amount: number(70), Signature: signatureOf(1, 70)}
 	record.Pending = &Claim{
@@ -85,29 +89,31 @@ func TestRecordIsEncodedAsItsProto(t *testing.T) {
 
 func TestDecodeRefuses(t *testing.T) {
 	for fault, change := range map[string]func(*recordpb.Record){
-		"record: format 2 is not known":        func(m *recordpb.Record) { m.Format = 2 },
-		"record: format 0 is not known":        func(m *recordpb.Record) { m.Format = 0 },
-		"sender is not 20 bytes":               func(m *recordpb.Record) { m.Sender = m.Sender[1:] },
-		"signer is not 20 bytes":               func(m *recordpb.Record) { m.Signer = append(m.Signer, 1) },
-		"sender is missing":                    func(m *recordpb.Record) { m.Sender = make([]byte, 20) },
-		"nonce has more than 256 bits":         func(m *recordpb.Record) { m.Nonce = bytes.Repeat([]byte{1}, 33) },
-		"spent is above signed":                func(m *recordpb.Record) { m.Signed = []byte{0xff} },
-		"signature is too long":                func(m *recordpb.Record) { m.Signature = make([]byte, maxSignature+1) },
-		"more amounts are accepted":            func(m *recordpb.Record) { m.Accepted = append(m.Accepted, m.Accepted[0]) },
-		"the accepted amounts do not ascend":   func(m *recordpb.Record) { m.Accepted[3] = m.Accepted[2] },
-		"do not ascend from the floor":         func(m *recordpb.Record) { m.Floor = []byte{10} },
-		"previous.amount is not below signed":  func(m *recordpb.Record) { m.Previous.Amount = m.Signed },
-		"pending.nonce is not below nonce":     func(m *recordpb.Record) { m.Nonce = []byte{3} },
-		"claim.spent is above claim.signed":    func(m *recordpb.Record) { m.Pending.Spent = []byte{31} },
-		"record: format 7 is not known":        func(m *recordpb.Record) { m.Pending.Format, m.Format = 7, 7 },
-		"batch is longer than 8 bytes":         func(m *recordpb.Record) { m.Batch = append(m.Batch, 1) },
-		"an accepted amount is above signed":   func(m *recordpb.Record) { m.Signed, m.Spent = []byte{99}, nil },
-		"previous.signature is too long":       func(m *recordpb.Record) { m.Previous.Signature = make([]byte, 300) },
-		"accepted has more than 256 bits":      func(m *recordpb.Record) { m.Accepted[0] = make([]byte, 40) },
-		"floor is above signed":                func(m *recordpb.Record) { m.Floor, m.Accepted, m.Signed, m.Spent = []byte{200}, nil, []byte{100}, nil },
-		"claim.channel has more than 256 bits": func(m *recordpb.Record) { m.Pending.Channel = make([]byte, 33) },
-		"claim.id is longer than 8 bytes":      func(m *recordpb.Record) { m.Pending.Id = make([]byte, 9) },
-		"claim.sender is not 20 bytes":         func(m *recordpb.Record) { m.Pending.Sender = nil },
+		"record: format 2 is not known":         func(m *recordpb.Record) { m.Format = 2 },
+		"record: format 0 is not known":         func(m *recordpb.Record) { m.Format = 0 },
+		"sender is not 20 bytes":                func(m *recordpb.Record) { m.Sender = m.Sender[1:] },
+		"signer is not 20 bytes":                func(m *recordpb.Record) { m.Signer = append(m.Signer, 1) },
+		"sender is missing":                     func(m *recordpb.Record) { m.Sender = make([]byte, 20) },
+		"nonce has more than 256 bits":          func(m *recordpb.Record) { m.Nonce = bytes.Repeat([]byte{1}, 33) },
+		"spent is above signed":                 func(m *recordpb.Record) { m.Signed = []byte{0xff} },
+		"signature is too long":                 func(m *recordpb.Record) { m.Signature = make([]byte, maxSignature+1) },
+		"more runs are accepted":                func(m *recordpb.Record) { m.Accepted = append(m.Accepted, m.Accepted[0]) },
+		"the accepted amounts do not ascend":    func(m *recordpb.Record) { m.Accepted[3] = m.Accepted[2] },
+		"does not go from first to last":        func(m *recordpb.Record) { m.Accepted[2].Step = []byte{7} },
+		"from first to last by its step":        func(m *recordpb.Record) { m.Accepted[2].Last = m.Accepted[2].First },
+		"do not ascend from the floor":          func(m *recordpb.Record) { m.Floor = []byte{10} },
+		"previous.amount is not below signed":   func(m *recordpb.Record) { m.Previous.Amount = m.Signed },
+		"pending.nonce is not below nonce":      func(m *recordpb.Record) { m.Nonce = []byte{3} },
+		"claim.spent is above claim.signed":     func(m *recordpb.Record) { m.Pending.Spent = []byte{31} },
+		"record: format 7 is not known":         func(m *recordpb.Record) { m.Pending.Format, m.Format = 7, 7 },
+		"batch is longer than 8 bytes":          func(m *recordpb.Record) { m.Batch = append(m.Batch, 1) },
+		"an accepted amount is above signed":    func(m *recordpb.Record) { m.Signed, m.Spent = []byte{99}, nil },
+		"previous.signature is too long":        func(m *recordpb.Record) { m.Previous.Signature = make([]byte, 300) },
+		"accepted.first has more than 256 bits": func(m *recordpb.Record) { m.Accepted[0].First = make([]byte, 40) },
+		"floor is above signed":                 func(m *recordpb.Record) { m.Floor, m.Accepted, m.Signed, m.Spent = []byte{200}, nil, []byte{100}, nil },
+		"claim.channel has more than 256 bits":  func(m *recordpb.Record) { m.Pending.Channel = make([]byte, 33) },
+		"claim.id is longer than 8 bytes":       func(m *recordpb.Record) { m.Pending.Id = make([]byte, 9) },
+		"claim.sender is not 20 bytes":          func(m *recordpb.Record) { m.Pending.Sender = nil },
 	} {
 		data, err := encodeRecord(fullRecord(t))
 		if err != nil {
@@ -221,8 +227,8 @@ func FuzzDecodeClaimAndAside(f *testing.F) {
 func BenchmarkEncodeRecord(b *testing.B) {
 	record := fullRecord(b)
 	record.Pending = nil
-	for i := range record.Window.Amounts {
-		record.Window.Amounts[i] = number(1e16 + uint64(i))
+	for i := range record.Window.Runs {
+		record.Window.Runs[i] = Run{First: number(1e16 + uint64(2*i)), Last: number(1e16 + uint64(2*i))}
 	}
 	record.Signed, record.Spent = number(1e17), number(1e17)
 	b.ReportAllocs()

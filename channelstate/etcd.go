@@ -78,6 +78,9 @@ func storedOf(found []*mvccpb.KeyValue) (Stored, error) {
 }
 
 func (s *etcdStore) Commit(ctx context.Context, transaction *Transaction) (Result, error) {
+	if err := ctx.Err(); err != nil { // an in-process server may write all the same
+		return Result{}, err
+	}
 	result, err := s.commitWithLease(ctx, transaction)
 	if errors.Is(err, rpctypes.ErrNoSpace) {
 		return s.afterNoSpace(ctx, transaction, err)

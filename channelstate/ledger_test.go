@@ -60,13 +60,18 @@ func refundOf(charge channelstate.Charge) channelstate.Refund {
 
 func newLedger(t testing.TB, store channelstate.Store, change ...func(*channelstate.Settings)) *channelstate.Ledger {
 	t.Helper()
-	settings := channelstate.DefaultSettings()
-	for _, change := range change {
-		change(&settings)
-	}
 	logger := zap.NewNop()
 	if _, benchmark := t.(*testing.B); !benchmark {
 		logger = zaptest.NewLogger(t)
+	}
+	return newLedgerWith(t, store, logger, change...)
+}
+
+func newLedgerWith(t testing.TB, store channelstate.Store, logger *zap.Logger, change ...func(*channelstate.Settings)) *channelstate.Ledger {
+	t.Helper()
+	settings := channelstate.DefaultSettings()
+	for _, change := range change {
+		change(&settings)
 	}
 	ledger := channelstate.NewLedger(func(channelstate.Key) channelstate.Store { return store }, settings, logger)
 	t.Cleanup(func() { closeLedger(t, ledger) })

@@ -11,6 +11,8 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/holiman/uint256"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/mpegate/mpegate/blockchain"
 	"github.com/mpegate/mpegate/channelstate"
@@ -55,7 +57,8 @@ type model struct {
 
 	mu      sync.Mutex // guards all below, which concurrent calls write
 	charges []*modelCharge
-	sent    map[sentClaim]uint256.Int // what claims spent when they were sent
+	left    map[channelstate.ChargeID]*modelCharge // those whose callers left, or were told of a failure
+	sent    map[sentClaim]uint256.Int              // what claims spent when they were sent
 }
 
 func TestBooksUnderRandomOperations(t *testing.T) {
@@ -77,7 +80,7 @@ func TestBooksUnderRandomOperations(t *testing.T) {
 				store := open(t)
 				m := &model{
 					t: t, random: rand.New(rand.NewPCG(seed, 1)), store: store,
-					chain: map[uint64]blockchain.Channel{}, next: map[at]uint64{}, sent: map[sentClaim]uint256.Int{},
+					left: map[channelstate.ChargeID]*modelCharge{}, chain: map[uint64]blockchain.Channel{}, next: map[at]uint64{}, sent: map[sentClaim]uint256.Int{},
 				}
 				for channel := range uint64(modelChannels) {
 					m.chain[channel] = *modelChannel(channel, 0)
@@ -104,9 +107,10 @@ func modelChannel(id, nonce uint64) *blockchain.Channel {
 func (m *model) round(store channelstate.Store, seed uint64) {
 	share := []float64{0, 0.05, 0.3}[m.random.IntN(3)]
 	faulty := &storetest.Faulty{Store: store, Next: storetest.Randomly(seed, share)}
+	core, logged := observer.New(zap.WarnLevel)
 	m.ledgers, m.views = nil, nil
 	for range 1 + m.random.IntN(3) {
-		m.ledgers = append(m.ledgers, newLedger(m.t, faulty))
+		m.ledgers = append(m.ledgers, newLedgerWith(m.t, faulty, zap.New(core)))
 		view := map[uint64]blockchain.Channel{}
 		for id, channel := range m.chain {
 			view[id] = channel
@@ -122,7 +126,7 @@ func (m *model) round(store channelstate.Store, seed uint64) {
 			m.t.Errorf("stats %+v", stats)
 		}
 	}
-	m.ledgers = []*channelstate.Ledger{newLedger(m.t, store)}
+	m.keepWhatCameTooLate(logged)
 	m.check()
 	if m.t.Failed() {
 		m.t.FailNow()
@@ -234,9 +238,27 @@ func (m *model) pay(replica int, view, fresh blockchain.Channel, charge channels
 		if !charge.Price.IsZero() {
 			m.charges = append(m.charges, &modelCharge{Charge: charge, channel: used.ID.Uint64(), sender: used.Sender})
 		}
-	case errors.As(err, &refusal), errors.Is(err, context.Canceled), errors.Is(err, channelstate.ErrUnavailable):
+	case errors.As(err, &refusal):
+	case errors.Is(err, context.Canceled), errors.Is(err, channelstate.ErrUnavailable):
+		m.left[charge.ID] = &modelCharge{Charge: charge, channel: used.ID.Uint64(), sender: used.Sender}
 	default:
 		m.t.Errorf("charge: %v", err)
+	}
+}
+
+// keepWhatCameTooLate counts as charged what was to be given back to a caller
+// who had left, but was claimed or set aside before. The ledger has to log it.
+func (m *model) keepWhatCameTooLate(logged *observer.ObservedLogs) {
+	for _, entry := range logged.FilterMessage("a refund gave nothing back").All() {
+		fields := entry.ContextMap()
+		id, err := channelstate.ParseChargeID(fmt.Sprint(fields["charge"]))
+		if err != nil {
+			m.t.Error(err)
+		}
+		if charge := m.left[id]; charge != nil && fields["outcome"] == channelstate.TooLate.String() {
+			m.charges = append(m.charges, charge)
+			delete(m.left, id)
+		}
 	}
 }
 

@@ -115,7 +115,7 @@ func (r *Record) Charge(channel *blockchain.Channel, charge *Charge) (*Record, *
 	}
 	next := *base
 	next.Spent.Add(&base.Spent, &charge.Price) // refuse has ruled out that it wraps
-	next.Window = base.Window.with(&charge.Amount)
+	next.Window = base.Window.with(&charge.Amount, &charge.Price)
 	next.Previous = nil
 	if charge.Amount.Gt(&base.Signed) {
 		next.Previous = &SignedAmount{Amount: base.Signed, Signature: base.Signature}

@@ -207,7 +207,9 @@ func testRoundTrip(t *testing.T, store channelstate.Store) {
 	record := recordOf(1)
 	record.Signed, record.Spent = *new(uint256.Int).SetAllOne(), *new(uint256.Int).SetAllOne()
 	record.Previous = &channelstate.SignedAmount{Amount: amount(5), Signature: []byte{5}}
-	record.Window = channelstate.Window{Floor: amount(2), Amounts: []uint256.Int{amount(3), amount(300), record.Signed}}
+	record.Window = channelstate.Window{Floor: amount(2), Runs: []channelstate.Run{
+		{First: amount(3), Last: amount(3)}, {First: amount(10), Last: amount(300), Step: amount(29)}, {First: record.Signed, Last: record.Signed},
+	}}
 	record.Pending = &claim
 	aside := channelstate.Aside{
 		Channel: amount(7), Reason: channelstate.AsideNonceAhead, Time: time.Unix(1_700_000_000, 0), Record: recordOf(4),

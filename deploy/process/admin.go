@@ -22,6 +22,7 @@ type AdminSettings struct {
 type adminServer struct {
 	listener net.Listener
 	server   *http.Server
+	mux      *http.ServeMux
 }
 
 func newAdminServer(listener net.Listener, parts *Parts, gatherer prometheus.Gatherer, level zap.AtomicLevel, redactor *Redactor) *adminServer {
@@ -35,9 +36,10 @@ func newAdminServer(listener net.Listener, parts *Parts, gatherer prometheus.Gat
 	mux.Handle("PUT /log/level", level)
 	mux.HandleFunc("GET /{$}", func(writer http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(writer, "mpegate admin\n\nGET /readyz     parts and their state; 503 when one is not ready\nGET /healthz    the process lives\n"+
-			"GET /metrics    Prometheus metrics\nGET /log/level  level of the log; PUT {\"level\":\"debug\"} changes it\n")
+			"GET /metrics    Prometheus metrics\nGET /log/level  level of the log; PUT {\"level\":\"debug\"} changes it\n"+
+			"POST /tokens/rotate  a new key for prepaid tokens; see mpegate tokens rotate\n")
 	})
-	return &adminServer{listener: listener, server: &http.Server{
+	return &adminServer{listener: listener, mux: mux, server: &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}}

@@ -24,6 +24,7 @@ func (p *process) openListeners(ctx context.Context) (net.Listener, error) {
 		return nil, err
 	}
 	server := newAdminServer(admin, p.parts, p.metrics, p.logger.Level, p.redactor)
+	server.mux.HandleFunc("POST "+RotatePath, p.rotateTokens)
 	p.goRun("admin", server.Run)
 	p.onStop("admin", server.Close)
 	p.logger.Info("admin listens", zap.Stringer("address", admin.Addr()))

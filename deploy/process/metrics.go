@@ -90,6 +90,7 @@ var ledgerFigures = func() []ledgerFigure {
 	type stats = channelstate.Stats
 	return []ledgerFigure{
 		total("charges", "Charges accepted.", func(s *stats) uint64 { return s.Charges }),
+		total("raises", "Requests for prepaid credit accepted, renewals of tokens too.", func(s *stats) uint64 { return s.Raises }),
 		total("merged_charges", "Charges that shared a transaction with another one.", func(s *stats) uint64 { return s.MergedCharges }),
 		total("refusals", "Charges refused by the rules.", func(s *stats) uint64 { return s.Refusals }),
 		total("refunds", "Refunds that gave something back.", func(s *stats) uint64 { return s.Refunds }),

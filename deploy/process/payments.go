@@ -21,6 +21,7 @@ type payments struct {
 	state    *channelstate.Opened
 	ledger   *channelstate.Ledger
 	turn     *channelstate.Switch // the operators' one
+	tokens   *channelstate.Tokens
 }
 
 // startPayments reaches the chain, loads the metadata and opens the channel state.
@@ -51,13 +52,16 @@ func (p *process) startPayments(ctx context.Context) (*payments, error) {
 	}
 	ledger := channelstate.NewLedger(func(channelstate.Key) channelstate.Store { return opened.Store }, p.settings.ChannelState, p.logger.Logger)
 	p.onStop("ledger", ledger.Close)
-	turn, err := p.openSwitch(ctx, opened.Shared(), channelstate.Group{
-		ChainID: p.settings.Blockchain.ChainID, MPE: current.Service.MPE, GroupID: current.Group.ID,
-	})
+	group := channelstate.Group{ChainID: p.settings.Blockchain.ChainID, MPE: current.Service.MPE, GroupID: current.Group.ID}
+	turn, err := p.openSwitch(ctx, opened.Shared(), group)
 	if err != nil {
 		return nil, err
 	}
-	parts := &payments{head: head, metadata: metadata, channels: channels, state: opened, ledger: ledger, turn: turn}
+	tokens, err := p.openTokens(ctx, opened.Shared(), group)
+	if err != nil {
+		return nil, err
+	}
+	parts := &payments{head: head, metadata: metadata, channels: channels, state: opened, ledger: ledger, turn: turn, tokens: tokens}
 	return parts, p.registerPayments(client, head, metadata, channels, ledger)
 }
 
@@ -151,7 +155,7 @@ func (p *process) decider(parts *payments) (*authz.Server, error) {
 	}
 	if p.settings.Blockchain.Enabled {
 		dependencies.Channels, dependencies.Head, dependencies.Ledger = parts.channels, parts.head, parts.ledger
-		dependencies.Metadata, dependencies.Switch = parts.metadata.Current, parts.turn
+		dependencies.Metadata, dependencies.Switch, dependencies.Tokens = parts.metadata.Current, parts.turn, parts.tokens
 	}
 	return authz.NewServer(p.settings.decision(), dependencies)
 }

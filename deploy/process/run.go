@@ -7,11 +7,14 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/mpegate/mpegate/channelstate"
 )
 
 // Role says which parts a process runs.
@@ -59,6 +62,7 @@ type process struct {
 	metrics  *prometheus.Registry
 	parts    *Parts
 	started  time.Time
+	tokens   atomic.Pointer[channelstate.Tokens] // once they are open
 
 	group        errgroup.Group
 	failed       chan error // the first fault of a running part

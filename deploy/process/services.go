@@ -12,6 +12,7 @@ import (
 func (p *process) registerServices(server *grpc.Server, parts *payments) error {
 	if !p.settings.Blockchain.Enabled {
 		escrow.RegisterPaymentChannelStateServiceServer(server, service.WithoutBlockchain{})
+		escrow.RegisterTokenServiceServer(server, service.TokenWithoutBlockchain{})
 		escrow.RegisterProviderControlServiceServer(server, service.ControlWithoutBlockchain{})
 		configuration.RegisterConfigurationServiceServer(server, service.ConfigurationWithoutBlockchain{})
 		return nil
@@ -23,6 +24,10 @@ func (p *process) registerServices(server *grpc.Server, parts *payments) error {
 	chainID := p.settings.Blockchain.ChainID
 	escrow.RegisterPaymentChannelStateServiceServer(server, service.NewChannelStateService(
 		parts.ledger, parts.channels, parts.head, parts.metadata.Current, chainID))
+	escrow.RegisterTokenServiceServer(server, service.NewTokenService(service.Prepaid{
+		Credits: parts.ledger, Tokens: parts.tokens, Channels: parts.channels, Head: parts.head,
+		Metadata: parts.metadata.Current, ChainID: chainID,
+	}))
 	escrow.RegisterProviderControlServiceServer(server, service.NewControlService(service.Control{
 		Claims: parts.ledger, Lists: parts.state.Store, Channels: parts.channels, Head: parts.head,
 		Metadata: parts.metadata.Current, ChainID: chainID, Logger: p.logger.Logger,

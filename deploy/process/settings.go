@@ -25,6 +25,7 @@ type Settings struct {
 	Blockchain   blockchain.Settings         `koanf:"blockchain"`
 	Metadata     blockchain.MetadataSettings `koanf:"metadata"`
 	ChannelState channelstate.Settings       `koanf:"channel_state"`
+	Payment      channelstate.TokenSettings  `koanf:"payment"`
 	AllowList    authz.AllowListSettings     `koanf:"allow_list"`
 	Operators    OperatorsSettings           `koanf:"operators"`
 	Settlement   authz.SettlementSettings    `koanf:"settlement"`
@@ -79,6 +80,7 @@ func DefaultSettings() *Settings {
 		Blockchain:   blockchain.DefaultSettings(),
 		Metadata:     blockchain.DefaultMetadataSettings(),
 		ChannelState: channelstate.DefaultSettings(),
+		Payment:      channelstate.DefaultTokenSettings(),
 		AllowList:    decision.AllowList,
 		Settlement:   decision.Settlement,
 		Authz:        AuthzSettings{CheckTimeout: decision.CheckTimeout},
@@ -121,7 +123,8 @@ func (s *Settings) Validate(role Role) error {
 		s.validateAddresses(role),
 	}
 	if s.Blockchain.Enabled {
-		faults = append(faults, qualify("metadata", s.Metadata.Validate()), qualify("channel_state", s.ChannelState.Validate()))
+		faults = append(faults, qualify("metadata", s.Metadata.Validate()), qualify("channel_state", s.ChannelState.Validate()),
+			qualify("payment", s.Payment.Validate()))
 	}
 	if role == RoleServe {
 		faults = append(faults, qualify("envoy", s.Envoy.Validate()), s.validateService())

@@ -41,9 +41,9 @@ type Record struct {
 	// only while that charge is the one that raised them.
 	Previous *SignedAmount `protobuf:"bytes,8,opt,name=previous,proto3" json:"previous,omitempty"`
 	// The amounts accepted lately: all at or below floor count as accepted, and
-	// accepted lists those above it, ascending.
-	Floor    []byte   `protobuf:"bytes,9,opt,name=floor,proto3" json:"floor,omitempty"`
-	Accepted [][]byte `protobuf:"bytes,10,rep,name=accepted,proto3" json:"accepted,omitempty"`
+	// accepted lists those above it as runs that ascend and do not overlap.
+	Floor    []byte `protobuf:"bytes,9,opt,name=floor,proto3" json:"floor,omitempty"`
+	Accepted []*Run `protobuf:"bytes,10,rep,name=accepted,proto3" json:"accepted,omitempty"`
 	// The claim of the nonce before, kept until the next claim replaces it.
 	Pending *Claim `protobuf:"bytes,11,opt,name=pending,proto3" json:"pending,omitempty"`
 	// Names the transaction that wrote this version: 8 random bytes.
@@ -145,7 +145,7 @@ func (x *Record) GetFloor() []byte {
 	return nil
 }
 
-func (x *Record) GetAccepted() [][]byte {
+func (x *Record) GetAccepted() []*Run {
 	if x != nil {
 		return x.Accepted
 	}
@@ -166,6 +166,67 @@ func (x *Record) GetBatch() []byte {
 	return nil
 }
 
+// Run is the amounts first, first + step, … last. A single amount is first alone.
+type Run struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         []byte                 `protobuf:"bytes,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          []byte                 `protobuf:"bytes,2,opt,name=last,proto3" json:"last,omitempty"`
+	Step          []byte                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Run) Reset() {
+	*x = Run{}
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Run) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Run) ProtoMessage() {}
+
+func (x *Run) ProtoReflect() protoreflect.Message {
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Run.ProtoReflect.Descriptor instead.
+func (*Run) Descriptor() ([]byte, []int) {
+	return file_channelstate_proto_record_record_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Run) GetFirst() []byte {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
+func (x *Run) GetLast() []byte {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *Run) GetStep() []byte {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
 type SignedAmount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Amount        []byte                 `protobuf:"bytes,1,opt,name=amount,proto3" json:"amount,omitempty"`
@@ -176,7 +237,7 @@ type SignedAmount struct {
 
 func (x *SignedAmount) Reset() {
 	*x = SignedAmount{}
-	mi := &file_channelstate_proto_record_record_proto_msgTypes[1]
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -188,7 +249,7 @@ func (x *SignedAmount) String() string {
 func (*SignedAmount) ProtoMessage() {}
 
 func (x *SignedAmount) ProtoReflect() protoreflect.Message {
-	mi := &file_channelstate_proto_record_record_proto_msgTypes[1]
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -201,7 +262,7 @@ func (x *SignedAmount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedAmount.ProtoReflect.Descriptor instead.
 func (*SignedAmount) Descriptor() ([]byte, []int) {
-	return file_channelstate_proto_record_record_proto_rawDescGZIP(), []int{1}
+	return file_channelstate_proto_record_record_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SignedAmount) GetAmount() []byte {
@@ -239,7 +300,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_channelstate_proto_record_record_proto_msgTypes[2]
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -251,7 +312,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_channelstate_proto_record_record_proto_msgTypes[2]
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -264,7 +325,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_channelstate_proto_record_record_proto_rawDescGZIP(), []int{2}
+	return file_channelstate_proto_record_record_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Claim) GetFormat() uint32 {
@@ -358,7 +419,7 @@ type Aside struct {
 
 func (x *Aside) Reset() {
 	*x = Aside{}
-	mi := &file_channelstate_proto_record_record_proto_msgTypes[3]
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +431,7 @@ func (x *Aside) String() string {
 func (*Aside) ProtoMessage() {}
 
 func (x *Aside) ProtoReflect() protoreflect.Message {
-	mi := &file_channelstate_proto_record_record_proto_msgTypes[3]
+	mi := &file_channelstate_proto_record_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +444,7 @@ func (x *Aside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Aside.ProtoReflect.Descriptor instead.
 func (*Aside) Descriptor() ([]byte, []int) {
-	return file_channelstate_proto_record_record_proto_rawDescGZIP(), []int{3}
+	return file_channelstate_proto_record_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Aside) GetFormat() uint32 {
@@ -425,7 +486,7 @@ var File_channelstate_proto_record_record_proto protoreflect.FileDescriptor
 
 const file_channelstate_proto_record_record_proto_rawDesc = "" +
 	"\n" +
-	"&channelstate/proto/record/record.proto\x12\x0empegate.record\"\xe5\x02\n" +
+	"&channelstate/proto/record/record.proto\x12\x0empegate.record\"\xfa\x02\n" +
 	"\x06Record\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\fR\x06sender\x12\x16\n" +
@@ -435,11 +496,15 @@ const file_channelstate_proto_record_record_proto_rawDesc = "" +
 	"\tsignature\x18\x06 \x01(\fR\tsignature\x12\x14\n" +
 	"\x05spent\x18\a \x01(\fR\x05spent\x128\n" +
 	"\bprevious\x18\b \x01(\v2\x1c.mpegate.record.SignedAmountR\bprevious\x12\x14\n" +
-	"\x05floor\x18\t \x01(\fR\x05floor\x12\x1a\n" +
+	"\x05floor\x18\t \x01(\fR\x05floor\x12/\n" +
 	"\baccepted\x18\n" +
-	" \x03(\fR\baccepted\x12/\n" +
+	" \x03(\v2\x13.mpegate.record.RunR\baccepted\x12/\n" +
 	"\apending\x18\v \x01(\v2\x15.mpegate.record.ClaimR\apending\x12\x14\n" +
-	"\x05batch\x18\f \x01(\fR\x05batch\"D\n" +
+	"\x05batch\x18\f \x01(\fR\x05batch\"C\n" +
+	"\x03Run\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\fR\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\fR\x04last\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\fR\x04step\"D\n" +
 	"\fSignedAmount\x12\x16\n" +
 	"\x06amount\x18\x01 \x01(\fR\x06amount\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x87\x02\n" +
@@ -475,22 +540,24 @@ func file_channelstate_proto_record_record_proto_rawDescGZIP() []byte {
 	return file_channelstate_proto_record_record_proto_rawDescData
 }
 
-var file_channelstate_proto_record_record_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_channelstate_proto_record_record_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_channelstate_proto_record_record_proto_goTypes = []any{
 	(*Record)(nil),       // 0: mpegate.record.Record
-	(*SignedAmount)(nil), // 1: mpegate.record.SignedAmount
-	(*Claim)(nil),        // 2: mpegate.record.Claim
-	(*Aside)(nil),        // 3: mpegate.record.Aside
+	(*Run)(nil),          // 1: mpegate.record.Run
+	(*SignedAmount)(nil), // 2: mpegate.record.SignedAmount
+	(*Claim)(nil),        // 3: mpegate.record.Claim
+	(*Aside)(nil),        // 4: mpegate.record.Aside
 }
 var file_channelstate_proto_record_record_proto_depIdxs = []int32{
-	1, // 0: mpegate.record.Record.previous:type_name -> mpegate.record.SignedAmount
-	2, // 1: mpegate.record.Record.pending:type_name -> mpegate.record.Claim
-	0, // 2: mpegate.record.Aside.record:type_name -> mpegate.record.Record
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2, // 0: mpegate.record.Record.previous:type_name -> mpegate.record.SignedAmount
+	1, // 1: mpegate.record.Record.accepted:type_name -> mpegate.record.Run
+	3, // 2: mpegate.record.Record.pending:type_name -> mpegate.record.Claim
+	0, // 3: mpegate.record.Aside.record:type_name -> mpegate.record.Record
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_channelstate_proto_record_record_proto_init() }
@@ -504,7 +571,7 @@ func file_channelstate_proto_record_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_channelstate_proto_record_record_proto_rawDesc), len(file_channelstate_proto_record_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

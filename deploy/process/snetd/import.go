@@ -30,6 +30,7 @@ func Import(name string, data []byte) ([]byte, error) {
 	c.blockchain()
 	c.metadata()
 	c.storage()
+	c.prepaid()
 	c.allowList()
 	c.operators()
 	c.log()
@@ -211,9 +212,6 @@ func (c *conversion) operators() {
 
 // rest explains every key of the file that was not converted.
 func (c *conversion) rest() {
-	if c.text("token_secret_key", "") == publicTokenSecret {
-		c.explain("token_secret_key", laterPrepaid+" This one is the public default, with which anybody can make tokens: never use it.")
-	}
 	byReason := map[string][]string{}
 	var order []string
 	for _, key := range c.leaves() {
