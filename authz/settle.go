@@ -21,9 +21,16 @@ const (
 	refundCharge
 )
 
+// emptyFrame is the size in bytes of a frame without a message. Some servers send one before a status that is an error;
+// it tells a client nothing.
+const emptyFrame = 5
+
 // settle is the settlement rule of DESIGN.md section 2. It needs nothing but what Envoy saw.
 func settle(ended *envoy.LogEntry, refundOnClientCancel bool) settlement {
 	delivered := ended.MessageBytes > 0
+	if ended.StatusKnown {
+		delivered = ended.MessageBytes > emptyFrame
+	}
 	switch {
 	case ended.StatusKnown && ended.Status == envoy.CodeOK:
 		return keepCharge

@@ -36,14 +36,15 @@ func TestSettlementRule(t *testing.T) {
 		{"OK without a message", status(0, 0), keepCharge, keepCharge},
 		{"OK, client gone after it", gone(status(0, 0)), keepCharge, keepCharge},
 
+		{"service gives up with an empty frame before the status", status(1, 5), refundCharge, refundCharge},
 		{"service error before messages", status(5, 0), refundCharge, refundCharge},
 		{"service error after messages", status(13, 100), refundCharge, refundCharge},
 		{"service error of a code of its own", status(4711, 100), refundCharge, refundCharge},
 		{"service error, client gone at the same time", gone(status(2, 100)), refundCharge, refundCharge},
 		{"CANCELLED by the service before messages", status(1, 0), refundCharge, refundCharge},
-		{"CANCELLED by the service after messages", status(1, 1), keepCharge, keepCharge},
+		{"CANCELLED by the service after messages", status(1, 6), keepCharge, keepCharge},
 		{"DEADLINE_EXCEEDED before messages", status(4, 0), refundCharge, refundCharge},
-		{"DEADLINE_EXCEEDED after messages", status(4, 1), keepCharge, keepCharge},
+		{"DEADLINE_EXCEEDED after messages", status(4, 6), keepCharge, keepCharge},
 
 		{"unreachable, answered by Envoy", status(14, 0), refundCharge, refundCharge},
 		{"reset before any byte, no status", envoy.LogEntry{}, refundCharge, refundCharge},

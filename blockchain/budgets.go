@@ -1,6 +1,7 @@
 package blockchain
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"time"
@@ -23,12 +24,14 @@ func (b bucket) limiter() *rate.Limiter { return rate.NewLimiter(b.perSecond, b.
 var (
 	clientBudget  = bucket{perSecond: 10, burst: 50}   // channels not held, per client address
 	missBudget    = bucket{perSecond: 200, burst: 500} // channels not held, all clients
-	refreshBudget = bucket{perSecond: 1, burst: 5}     // per channel
+	refreshBudget = bucket{perSecond: 5, burst: 10}    // per channel: waited for as long as refreshPatience
 	againBudget   = bucket{perSecond: 200, burst: 500} // refreshes of all channels
 	nextIDBudget  = bucket{perSecond: 2, burst: 20}    // questions for the next id: waited for, and shared by all who wait
 )
 
 const (
+	// Who asks for a refresh has signed for the channel, and may have topped it up a moment ago.
+	refreshPatience = time.Second
 	// Buckets remembered; who is forgotten starts with a full one, so the common
 	// buckets bound what many addresses or channels can do together.
 	rememberedBuckets = 10_000
@@ -67,10 +70,30 @@ func (b *budgets) allowClient(client string, now time.Time) bool {
 	return remembered(&b.clients, clientKey(client), clientBudget).AllowN(now, 1)
 }
 
-func (b *budgets) allowRefresh(id *uint256.Int, now time.Time) bool {
+// awaitRefresh waits until the channel may be read again; false when that would be too long, or ctx has ended.
+func (b *budgets) awaitRefresh(ctx context.Context, id *uint256.Int, now time.Time) bool {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return remembered(&b.refreshes, *id, refreshBudget).AllowN(now, 1)
+	turn := remembered(&b.refreshes, *id, refreshBudget).ReserveN(now, 1)
+	b.mu.Unlock()
+	if !turn.OK() {
+		return false
+	}
+	delay := turn.DelayFrom(now)
+	if delay > refreshPatience {
+		turn.CancelAt(now)
+		return false
+	}
+	if delay == 0 {
+		return true
+	}
+	wait := time.NewTimer(delay)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func remembered[K comparable](buckets *lru.BasicLRU[K, *rate.Limiter], key K, fresh bucket) *rate.Limiter {

@@ -125,8 +125,9 @@ func (c *ChannelCache) admission(client string) func() error {
 	}
 }
 
-// Refresh reads a channel again. When its budget (5 at once, then one a second)
-// or that of all channels is used up, the cached one is the answer. Errors as of
+// Refresh reads a channel again. It waits a second at most for the channel's
+// budget (10 at once, then 5 a second); when that would be longer, or the budget
+// of all channels is used up, the cached one is the answer. Errors as of
 // Get; when the chain can't be asked the cached channel stays usable by Get.
 func (c *ChannelCache) Refresh(ctx context.Context, id *uint256.Int) (Channel, error) {
 	channel, _, err := c.Reread(ctx, id)
@@ -137,7 +138,7 @@ func (c *ChannelCache) Refresh(ctx context.Context, id *uint256.Int) (Channel, e
 // something about the chain as it is.
 func (c *ChannelCache) Reread(ctx context.Context, id *uint256.Int) (channel Channel, fresh bool, err error) {
 	channel, found, err := c.lookup(id)
-	if found && !c.budgets.allowRefresh(id, c.now()) {
+	if found && !c.budgets.awaitRefresh(ctx, id, c.now()) {
 		return channel, false, err
 	}
 	admit := always

@@ -14,6 +14,15 @@ func (c *ChannelCache) Known(id *uint256.Int) (Channel, bool) {
 	return channel, found && err == nil
 }
 
+// UpTo tells whether the cached channel takes in all that happened up to a block: it was read there or later, or the
+// events since have been followed as far.
+func (c *ChannelCache) UpTo(id *uint256.Int, block uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held, found := c.channels.Peek(*id)
+	return found && max(held.block, c.followed) >= block
+}
+
 // Earlier reads a channel as it was so many blocks before the head, past the
 // cache. The node must still have that state; every node has that of the last
 // 128 blocks. Errors: ErrChannelNotFound when it did not exist then,

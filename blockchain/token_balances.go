@@ -35,29 +35,28 @@ type TokenBalances struct {
 	timeout time.Duration
 	now     func() time.Time
 	budgets *budgets
-	reads   *flights[common.Address, uint256.Int]
+	reads   *flights[common.Address, knownBalance]
 
 	mu    sync.Mutex // guards all below
-	token *tokenUnit
+	token *erc20     // nil until it is known
 	known lru.BasicLRU[common.Address, knownBalance]
 }
 
-// tokenUnit is the token and how many cogs are one.
-type tokenUnit struct {
+type erc20 struct {
 	address common.Address
-	cogs    uint256.Int
+	unit    uint256.Int // how many cogs are one token
 }
 
 type knownBalance struct {
-	cogs uint256.Int
-	read time.Time
+	cogs, unit uint256.Int
+	read       time.Time
 }
 
 // NewTokenBalances makes one for the token of a contract. Nothing is asked yet.
 func NewTokenBalances(escrow *Escrow, settings Settings) *TokenBalances {
 	return &TokenBalances{
 		escrow: escrow, timeout: settings.RequestTimeout, now: time.Now, budgets: newBudgets(),
-		reads: newFlights[common.Address, uint256.Int](),
+		reads: newFlights[common.Address, knownBalance](),
 		known: lru.NewBasicLRU[common.Address, knownBalance](rememberedOwners),
 	}
 }
@@ -69,21 +68,13 @@ func (b *TokenBalances) Holds(ctx context.Context, owner common.Address, tokens 
 	if tokens == 0 {
 		return true, nil
 	}
-	unit, err := b.unit(ctx)
-	if err != nil {
-		return false, err
-	}
-	needed, overflow := new(uint256.Int).MulOverflow(uint256.NewInt(tokens), &unit.cogs)
-	if overflow {
-		return false, nil
-	}
 	known, found := b.look(owner)
-	age, enough := b.now().Sub(known.read), !known.cogs.Lt(needed)
+	enough, age := known.covers(tokens), b.now().Sub(known.read)
 	if found && (enough && age < balanceHolds || !enough && age < lowBalanceHolds) {
 		return enough, nil
 	}
-	balance, err := b.reads.do(ctx, owner, false, func() error { return b.admit(client) }, func(bool) (uint256.Int, error) {
-		return b.read(unit, owner)
+	balance, err := b.reads.do(ctx, owner, false, func() error { return b.admit(client) }, func(bool) (knownBalance, error) {
+		return b.read(owner)
 	})
 	if err != nil {
 		if found && enough && age < balanceOutlives && errors.Is(err, ErrChainUnavailable) {
@@ -91,7 +82,13 @@ func (b *TokenBalances) Holds(ctx context.Context, owner common.Address, tokens 
 		}
 		return false, err
 	}
-	return !balance.Lt(needed), nil
+	return balance.covers(tokens), nil
+}
+
+// covers tells whether the balance is at least so many whole tokens.
+func (k *knownBalance) covers(tokens uint64) bool {
+	needed, overflow := new(uint256.Int).MulOverflow(uint256.NewInt(tokens), &k.unit)
+	return !overflow && !k.cogs.Lt(needed)
 }
 
 func (b *TokenBalances) look(owner common.Address) (knownBalance, bool) {
@@ -109,32 +106,35 @@ func (b *TokenBalances) admit(client string) error {
 }
 
 // read asks the node, for all who wait for this owner.
-func (b *TokenBalances) read(unit *tokenUnit, owner common.Address) (uint256.Int, error) {
+func (b *TokenBalances) read(owner common.Address) (balance knownBalance, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
+	token, err := b.findToken(ctx)
+	if err != nil {
+		return balance, err
+	}
 	data := make([]byte, 4+wordLength)
 	copy(data, selectorBalanceOf[:])
 	copy(data[4+wordLength-common.AddressLength:], owner[:])
-	balance, err := b.ask(ctx, unit.address, data)
-	if err != nil {
+	balance.unit = token.unit
+	if balance.cogs, err = b.ask(ctx, token.address, data); err != nil {
 		return balance, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.known.Add(owner, knownBalance{cogs: balance, read: b.now()})
+	balance.read = b.now()
+	b.known.Add(owner, balance)
 	return balance, nil
 }
 
-// unit asks for the token and its decimals, which never change, once.
-func (b *TokenBalances) unit(ctx context.Context) (*tokenUnit, error) {
+// findToken asks for the token and its decimals, which never change, once.
+func (b *TokenBalances) findToken(ctx context.Context) (*erc20, error) {
 	b.mu.Lock()
 	known := b.token
 	b.mu.Unlock()
 	if known != nil {
 		return known, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.timeout)
-	defer cancel()
 	address, err := b.escrow.Token(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrChainUnavailable, err)
@@ -146,12 +146,12 @@ func (b *TokenBalances) unit(ctx context.Context) (*tokenUnit, error) {
 	if !decimals.LtUint64(mostDecimals + 1) {
 		return nil, fmt.Errorf("%w: token %s says it has %s decimals", ErrChainUnavailable, address, decimals.Dec())
 	}
-	unit := &tokenUnit{address: address}
-	unit.cogs.Exp(uint256.NewInt(10), &decimals)
+	token := &erc20{address: address}
+	token.unit.Exp(uint256.NewInt(10), &decimals)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.token = unit
-	return unit, nil
+	b.token = token
+	return token, nil
 }
 
 func (b *TokenBalances) ask(ctx context.Context, token common.Address, data []byte) (number uint256.Int, err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/holiman/uint256"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -37,16 +38,18 @@ func (s *etcdStore) Claim(ctx context.Context, key Key, nonce *uint256.Int) (Cla
 	if err != nil {
 		return Claim{}, false, fmt.Errorf("cannot read the claim of channel %s, nonce %s: %w", key.Channel.Dec(), nonce.Dec(), err)
 	}
+	var found []*mvccpb.KeyValue
 	for _, place := range response.Responses {
-		for _, found := range place.GetResponseRange().Kvs {
-			claim, err := decodeClaim(found.Value)
-			if err != nil {
-				return Claim{}, false, fmt.Errorf("%s: %w", found.Key, err)
-			}
-			return claim, true, nil
-		}
+		found = append(found, place.GetResponseRange().Kvs...)
 	}
-	return Claim{}, false, nil
+	if len(found) == 0 {
+		return Claim{}, false, nil
+	}
+	claim, err := decodeClaim(found[0].Value)
+	if err != nil {
+		return Claim{}, false, fmt.Errorf("%s: %w", found[0].Key, err)
+	}
+	return claim, true, nil
 }
 
 func (s *etcdStore) CommitAll(ctx context.Context, transactions []*Transaction) (bool, []Stored, error) {

@@ -43,30 +43,44 @@ func (l *Ledger) StartClaims(ctx context.Context, group Group, channels []blockc
 	return claims, nil
 }
 
-// SettleClaim puts away a claim, as it was listed, that the chain has passed
-// for good. Doing it again changes nothing that counts. Errors wrap
-// ErrUnavailable or are the context's.
+// PassClaim notes that the chain has passed a claim, as it was listed: no
+// refund lowers it any more. It stays listed, since a reorganisation may undo
+// that. Doing it again changes nothing that counts. Errors wrap ErrUnavailable
+// or are the context's.
+func (l *Ledger) PassClaim(ctx context.Context, key Key, claim *Claim) error {
+	return l.passClaim(ctx, key, claim, func(next *Record, passed Claim) *Transaction {
+		return &Transaction{Record: next, Claims: []Claim{passed}}
+	})
+}
+
+// SettleClaim is PassClaim for a claim that the chain has passed for good: it
+// is put away and listed no more.
 func (l *Ledger) SettleClaim(ctx context.Context, key Key, claim *Claim) error {
+	return l.passClaim(ctx, key, claim, func(next *Record, passed Claim) *Transaction {
+		return &Transaction{Record: next, Settled: []Claim{passed}}
+	})
+}
+
+func (l *Ledger) passClaim(ctx context.Context, key Key, claim *Claim, write func(*Record, Claim) *Transaction) error {
 	return l.together(ctx, []Key{key}, func(_ int, record *Record) (*Transaction, error) {
 		if record == nil {
 			return nil, errors.New("there is a claim of it and no record")
 		}
-		next, settled := record.SettleClaim(claim)
-		return &Transaction{Record: next, Settled: []Claim{settled}}, nil
+		return write(record.PassClaim(claim)), nil
 	})
 }
 
-// SettleClaim notes that the chain has passed a claim for good, and returns
-// the record and the claim to write.
-func (r *Record) SettleClaim(claim *Claim) (*Record, Claim) {
-	settled, next := *claim, *r
+// PassClaim notes that the chain has passed a claim and returns the record and
+// the claim to write.
+func (r *Record) PassClaim(claim *Claim) (*Record, Claim) {
+	passed, next := *claim, *r
 	pending := r.Pending != nil && r.Pending.Nonce == claim.Nonce && r.Pending.ID == claim.ID
 	if pending {
-		settled = *r.Pending // refunds may have lowered it since it was listed
+		passed = *r.Pending // refunds may have lowered it since it was listed
 	}
-	settled.Passed = true
+	passed.Passed = true
 	if pending {
-		next.Pending = &settled
+		next.Pending = &passed
 	}
-	return &next, settled
+	return &next, passed
 }

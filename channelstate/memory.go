@@ -19,16 +19,17 @@ type memoryStore struct {
 	retention time.Duration
 	now       func() time.Time
 
-	mu       sync.Mutex // guards all below
-	revision int64
-	channels map[Key]*memoryChannel
-	claims   map[memoryClaim]Claim
-	settled  map[memoryClaim]Claim
-	latest   map[memoryClaim]BatchID // by key and nonce: the last claim started
-	asides   map[Group][]Aside
-	refunds  map[memoryRefund]time.Time // until when each is remembered
-	sweepAt  int                        // how many refunds make the next sweep worth its cost
-	shared   map[memoryShared]Shared
+	mu        sync.Mutex // guards all below
+	revision  int64
+	channels  map[Key]*memoryChannel
+	claims    map[memoryClaim]Claim
+	settled   map[memoryClaim]Claim
+	latest    map[memoryClaim]BatchID // by key and nonce: the last claim started
+	asides    map[Group][]Aside
+	refunds   map[memoryRefund]time.Time // until when each is remembered
+	sweepAt   int                        // how many refunds make the next sweep worth its cost
+	shared    map[memoryShared]Shared
+	freeCalls map[FreeCallUser]StoredFreeCalls
 }
 
 type memoryChannel struct {
@@ -61,6 +62,7 @@ func NewMemoryStore(settings Settings) Store {
 		refunds:   map[memoryRefund]time.Time{},
 		sweepAt:   1024,
 		shared:    map[memoryShared]Shared{},
+		freeCalls: map[FreeCallUser]StoredFreeCalls{},
 	}
 }
 

@@ -31,6 +31,8 @@ type Claims interface {
 	StartClaim(ctx context.Context, key channelstate.Key, channel *blockchain.Channel) (channelstate.Claim, error)
 	// StartClaims starts the claims of all channels or of none.
 	StartClaims(ctx context.Context, group channelstate.Group, channels []blockchain.Channel) ([]channelstate.Claim, error)
+	// PassClaim makes a claim final that the chain has passed.
+	PassClaim(ctx context.Context, key channelstate.Key, claim *channelstate.Claim) error
 	// SettleClaim puts away a claim that the chain has passed for good.
 	SettleClaim(ctx context.Context, key channelstate.Key, claim *channelstate.Claim) error
 }
@@ -158,9 +160,12 @@ func (s *ControlService) signedNonce(ctx context.Context, metadata *blockchain.M
 	if known && signer == metadata.Group.PaymentAddress {
 		return nonce, nil
 	}
-	if !s.strangers.allow(callerAddress(ctx)) {
-		return nil, status.Error(codes.ResourceExhausted, "too many requests to start claims of channels used long ago, try again in a second")
+	caller := callerAddress(ctx)
+	if !s.strangers.admit(caller) {
+		return nil, status.Error(codes.ResourceExhausted, "too many requests to start claims, try again in a second")
 	}
+	recognised := false
+	defer func() { s.strangers.leave(caller, recognised) }()
 	record, found, err := s.parts.Claims.Read(ctx, s.group(metadata).Key(id))
 	if err != nil {
 		return nil, unavailable(ctx, err)
@@ -175,6 +180,7 @@ func (s *ControlService) signedNonce(ctx context.Context, metadata *blockchain.M
 		return nil, status.Errorf(codes.Unauthenticated, "the address: %s does not match to what has been expected / registered: "+
 			"the payment address of the group signs this request, for the latest nonce of the channel", signer)
 	}
+	recognised = true
 	return nonce, nil
 }
 

@@ -135,18 +135,12 @@ func (s *ControlService) inProgress(ctx context.Context, group channelstate.Grou
 	}
 }
 
-// settle puts away claims that the chain has passed for good, some for each
-// list. What cannot be done now is done for the next one.
+// settle makes claims final that the chain has passed and puts away those that
+// it has passed for good, some for each list. What cannot be done now is done
+// for the next one.
 func (s *ControlService) settle(ctx context.Context, group channelstate.Group, passed []channelstate.Claim) {
 	for i := range passed[:min(len(passed), settledAtOnce)] {
-		claim := &passed[i]
-		channel, err := s.parts.Channels.Earlier(ctx, &claim.Channel, settledAfter)
-		if errors.Is(err, blockchain.ErrChannelNotFound) || err == nil && !channel.Nonce.Gt(&claim.Nonce) {
-			continue // not long enough ago
-		}
-		if err == nil {
-			err = s.parts.Claims.SettleClaim(ctx, group.Key(&claim.Channel), claim)
-		}
+		err := s.settleOne(ctx, group, &passed[i])
 		var of *channelstate.ChannelError
 		switch {
 		case errors.As(err, &of):
@@ -155,6 +149,22 @@ func (s *ControlService) settle(ctx context.Context, group channelstate.Group, p
 			s.parts.Logger.Debug("claims are put away with the next list", zap.Error(err))
 			return
 		}
+	}
+}
+
+func (s *ControlService) settleOne(ctx context.Context, group channelstate.Group, claim *channelstate.Claim) error {
+	key := group.Key(&claim.Channel)
+	channel, err := s.parts.Channels.Earlier(ctx, &claim.Channel, settledAfter)
+	switch {
+	case errors.Is(err, blockchain.ErrChannelNotFound) || err == nil && !channel.Nonce.Gt(&claim.Nonce):
+		if claim.Passed {
+			return nil
+		}
+		return s.parts.Claims.PassClaim(ctx, key, claim)
+	case err != nil:
+		return err
+	default:
+		return s.parts.Claims.SettleClaim(ctx, key, claim)
 	}
 }
 

@@ -25,6 +25,8 @@ type Channels interface {
 	Get(ctx context.Context, id *uint256.Int, client string) (blockchain.Channel, error)
 	// Refresh reads again, as far as the budget of reads allows.
 	Refresh(ctx context.Context, id *uint256.Int) (blockchain.Channel, error)
+	// UpTo tells whether what is in memory of a channel takes in everything up to a block.
+	UpTo(id *uint256.Int, block uint64) bool
 }
 
 // Head is the height of the chain. blockchain.Head is one.
@@ -114,6 +116,12 @@ func (s *ChannelStateService) GetChannelState(ctx context.Context, request *escr
 	if channel.GroupID != metadata.Group.ID {
 		return nil, status.Errorf(codes.Unauthenticated, "channel error: channel belongs to another replica group, channel: %v, this service: %v",
 			channel.GroupID, metadata.Group.ID)
+	}
+	// The client has seen this block, and perhaps its own claim or top-up in it: what it adds to our answer must fit.
+	if !s.channels.UpTo(id, request.GetCurrentBlock()) {
+		if newer, err := s.channels.Refresh(ctx, id); err == nil {
+			channel = newer
+		}
 	}
 	key := channelstate.Key{ChainID: s.chainID, MPE: metadata.Service.MPE, GroupID: metadata.Group.ID, Channel: *id}
 	return s.reply(ctx, key, channel, signer)

@@ -74,6 +74,8 @@ func (c *chain) Get(_ context.Context, _ *uint256.Int, client string) (blockchai
 	return c.known, c.channelErr
 }
 
+func (c *chain) UpTo(*uint256.Int, uint64) bool { return true }
+
 func (c *chain) Refresh(context.Context, *uint256.Int) (blockchain.Channel, error) {
 	c.asked.Add(1)
 	c.refreshed.Add(1)

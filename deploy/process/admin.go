@@ -13,6 +13,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// DefaultAdminAddress is where operators look when the settings do not say.
+const DefaultAdminAddress = "127.0.0.1:7390"
+
 // AdminSettings say where operators and their tools look.
 type AdminSettings struct {
 	Address string `koanf:"address" help:"Address of /readyz, /healthz, /metrics and /log/level. It has no authentication: keep it on loopback or a private network."`

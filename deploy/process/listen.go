@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -19,7 +18,7 @@ import (
 
 // openListeners takes every address first, so that a taken one is an error before anything slow has begun.
 func (p *process) openListeners(ctx context.Context) (net.Listener, error) {
-	admin, err := listen(ctx, "admin.address", p.settings.Admin.Address)
+	admin, err := p.listenAdmin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +39,18 @@ func (p *process) openListeners(ctx context.Context) (net.Listener, error) {
 		}
 	}
 	return listener, nil
+}
+
+// listenAdmin opens admin.address. Where nobody chose one, a second service on the machine takes a free port.
+func (p *process) listenAdmin(ctx context.Context) (net.Listener, error) {
+	chosen := p.settings.Admin.Address
+	listener, err := listen(ctx, "admin.address", chosen)
+	if chosen != DefaultAdminAddress || !errors.Is(err, errInUse) {
+		return listener, err
+	}
+	p.logger.Warn("the default admin.address is in use, a free port is taken: set admin.address to know it beforehand",
+		zap.String("in_use", chosen))
+	return listen(ctx, "admin.address", "127.0.0.1:0")
 }
 
 // listenAuthz opens authz.address. Without one, serve takes a Unix socket that only this user can reach: whoever
@@ -113,9 +124,11 @@ func removeDeadFolders() {
 	}
 }
 
+var errInUse = errors.New("is in use")
+
 func listenFault(key, text string, err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s %s is in use: choose another address, or end the program that holds it", key, text)
+		return fmt.Errorf("%s %s %w: choose another address, or end the program that holds it", key, text, errInUse)
 	}
 	if errors.Is(err, syscall.EACCES) {
 		return fmt.Errorf("%s %s is not allowed for this user: choose a port above 1023 or a folder it may write", key, text)
@@ -151,7 +164,7 @@ func (p *process) choosePublicPort(ctx context.Context) error {
 	const patience = 5 * time.Second
 	listener, err := backoff.Retry(ctx, func() (net.Listener, error) {
 		listener, err := listen(ctx, "listen.address", p.settings.Listen.Address)
-		if err != nil && !strings.Contains(err.Error(), "is in use") {
+		if err != nil && !errors.Is(err, errInUse) {
 			return nil, backoff.Permanent(err)
 		}
 		return listener, err

@@ -51,7 +51,12 @@ func (p *process) openSwitch(ctx context.Context, store channelstate.SharedStore
 		return nil, fmt.Errorf("%s: %w", partState, err)
 	}
 	p.background("operators' switch", opened.Run)
-	return opened, nil
+	return opened, p.registerAll(gauge("calls_stopped", "1 while an operator has stopped calls.", func() float64 {
+		if opened.Stopped() {
+			return 1
+		}
+		return 0
+	}))
 }
 
 // configuration tells the settings for operators. What is secret is left out, and so are credentials in URLs.

@@ -85,7 +85,7 @@ func DefaultSettings() *Settings {
 		Settlement:   decision.Settlement,
 		Authz:        AuthzSettings{CheckTimeout: decision.CheckTimeout},
 		Envoy:        envoy.Defaults(),
-		Admin:        AdminSettings{Address: "127.0.0.1:7390"},
+		Admin:        AdminSettings{Address: DefaultAdminAddress},
 		Start:        StartSettings{Timeout: 30 * time.Second},
 		Stop:         StopSettings{Timeout: 15 * time.Second},
 		Log:          defaultLogSettings(),
@@ -314,6 +314,9 @@ func (s *Settings) Summary(role Role) []string {
 		lines = append(lines, "Envoy asks for decisions at "+address)
 	}
 	if !s.Blockchain.Enabled {
+		if s.AllowList.Enabled {
+			return append(lines, "blockchain.enabled is false: calls signed by an address of allow_list.addresses pass without payment")
+		}
 		return append(lines, "blockchain.enabled is false: every call passes without payment")
 	}
 	lines = append(lines, "chain: "+s.Blockchain.String(), "service: "+s.metadataSource(), "channel state: "+s.storePlace())

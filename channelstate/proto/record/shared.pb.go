@@ -136,6 +136,155 @@ func (x *TokenKey) GetAcceptedUntil() int64 {
 	return 0
 }
 
+// FreeCallKey is the key that free-call tokens are signed with.
+type FreeCallKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	PrivateKey    []byte                 `protobuf:"bytes,2,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"` // secp256k1, 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreeCallKey) Reset() {
+	*x = FreeCallKey{}
+	mi := &file_channelstate_proto_record_shared_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreeCallKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreeCallKey) ProtoMessage() {}
+
+func (x *FreeCallKey) ProtoReflect() protoreflect.Message {
+	mi := &file_channelstate_proto_record_shared_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreeCallKey.ProtoReflect.Descriptor instead.
+func (*FreeCallKey) Descriptor() ([]byte, []int) {
+	return file_channelstate_proto_record_shared_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *FreeCallKey) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *FreeCallKey) GetPrivateKey() []byte {
+	if x != nil {
+		return x.PrivateKey
+	}
+	return nil
+}
+
+// FreeCalls counts the free calls of one user of one service.
+type FreeCalls struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Format uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	Used   uint64                 `protobuf:"varint,2,opt,name=used,proto3" json:"used,omitempty"`
+	// The transactions that wrote the last versions, 8 random bytes each, the
+	// newest last.
+	Writes [][]byte `protobuf:"bytes,3,rep,name=writes,proto3" json:"writes,omitempty"`
+	// Whose they are, as the key has it.
+	OrganizationId string `protobuf:"bytes,4,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	ServiceId      string `protobuf:"bytes,5,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Address        []byte `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	UserId         string `protobuf:"bytes,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FreeCalls) Reset() {
+	*x = FreeCalls{}
+	mi := &file_channelstate_proto_record_shared_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreeCalls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreeCalls) ProtoMessage() {}
+
+func (x *FreeCalls) ProtoReflect() protoreflect.Message {
+	mi := &file_channelstate_proto_record_shared_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreeCalls.ProtoReflect.Descriptor instead.
+func (*FreeCalls) Descriptor() ([]byte, []int) {
+	return file_channelstate_proto_record_shared_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FreeCalls) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *FreeCalls) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *FreeCalls) GetWrites() [][]byte {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
+func (x *FreeCalls) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *FreeCalls) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *FreeCalls) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *FreeCalls) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
 var File_channelstate_proto_record_shared_proto protoreflect.FileDescriptor
 
 const file_channelstate_proto_record_shared_proto_rawDesc = "" +
@@ -148,7 +297,20 @@ const file_channelstate_proto_record_shared_proto_rawDesc = "" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x1d\n" +
 	"\n" +
 	"signs_from\x18\x02 \x01(\x03R\tsignsFrom\x12%\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\x03R\racceptedUntilB?Z=github.com/mpegate/mpegate/channelstate/proto/record;recordpbb\x06proto3"
+	"\x0eaccepted_until\x18\x03 \x01(\x03R\racceptedUntil\"F\n" +
+	"\vFreeCallKey\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1f\n" +
+	"\vprivate_key\x18\x02 \x01(\fR\n" +
+	"privateKey\"\xca\x01\n" +
+	"\tFreeCalls\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x12\n" +
+	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x16\n" +
+	"\x06writes\x18\x03 \x03(\fR\x06writes\x12'\n" +
+	"\x0forganization_id\x18\x04 \x01(\tR\x0eorganizationId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x05 \x01(\tR\tserviceId\x12\x18\n" +
+	"\aaddress\x18\x06 \x01(\fR\aaddress\x12\x17\n" +
+	"\auser_id\x18\a \x01(\tR\x06userIdB?Z=github.com/mpegate/mpegate/channelstate/proto/record;recordpbb\x06proto3"
 
 var (
 	file_channelstate_proto_record_shared_proto_rawDescOnce sync.Once
@@ -162,10 +324,12 @@ func file_channelstate_proto_record_shared_proto_rawDescGZIP() []byte {
 	return file_channelstate_proto_record_shared_proto_rawDescData
 }
 
-var file_channelstate_proto_record_shared_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_channelstate_proto_record_shared_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_channelstate_proto_record_shared_proto_goTypes = []any{
-	(*TokenKeys)(nil), // 0: mpegate.record.TokenKeys
-	(*TokenKey)(nil),  // 1: mpegate.record.TokenKey
+	(*TokenKeys)(nil),   // 0: mpegate.record.TokenKeys
+	(*TokenKey)(nil),    // 1: mpegate.record.TokenKey
+	(*FreeCallKey)(nil), // 2: mpegate.record.FreeCallKey
+	(*FreeCalls)(nil),   // 3: mpegate.record.FreeCalls
 }
 var file_channelstate_proto_record_shared_proto_depIdxs = []int32{
 	1, // 0: mpegate.record.TokenKeys.keys:type_name -> mpegate.record.TokenKey
@@ -187,7 +351,7 @@ func file_channelstate_proto_record_shared_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_channelstate_proto_record_shared_proto_rawDesc), len(file_channelstate_proto_record_shared_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
