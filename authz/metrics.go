@@ -41,7 +41,7 @@ var refundOutcomes = []channelstate.RefundOutcome{
 const typeUnknown = "unknown"
 
 // labelledTypes has every payment type of paymentMethods.
-var labelledTypes = []string{typeUnknown, typeEscrow, typePrepaid}
+var labelledTypes = []string{typeUnknown, typeEscrow, typePrepaid, typeFree}
 
 // latencyBuckets begin at 0.1 ms: a charge in embedded etcd takes well under 1 ms.
 var latencyBuckets = []float64{

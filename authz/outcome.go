@@ -42,6 +42,13 @@ const (
 	invalidToken
 	tokenExpired
 	usageExceeded
+	freeTokenMalformed
+	freeTokenInvalid
+	freeTokenExpired
+	signatureOld
+	notTrusted
+	balanceTooLow
+	freeCallsUsedUp
 	stateUnavailable
 	deadlinePassed
 	timedOut
@@ -85,6 +92,13 @@ var outcomes = [outcomeCount]struct {
 	invalidToken:          {"invalid_token", envoy.CodeUnauthenticated},
 	tokenExpired:          {"token_expired", envoy.CodeUnauthenticated},
 	usageExceeded:         {"usage_exceeded", envoy.CodeResourceExhausted},
+	freeTokenMalformed:    {"free_token_malformed", envoy.CodeInvalidArgument},
+	freeTokenInvalid:      {"free_token_invalid", envoy.CodeUnauthenticated},
+	freeTokenExpired:      {"free_token_expired", envoy.CodeUnauthenticated},
+	signatureOld:          {"signature_expired", envoy.CodeUnauthenticated},
+	notTrusted:            {"not_trusted", envoy.CodePermissionDenied},
+	balanceTooLow:         {"balance_too_low", envoy.CodePermissionDenied},
+	freeCallsUsedUp:       {"free_calls_used_up", envoy.CodeResourceExhausted},
 	stateUnavailable:      {"state_unavailable", envoy.CodeUnavailable},
 	deadlinePassed:        {"deadline_passed", envoy.CodeDeadlineExceeded},
 	timedOut:              {"timed_out", envoy.CodeUnavailable},

@@ -21,6 +21,7 @@ import (
 const (
 	typeEscrow  = "escrow"
 	typePrepaid = "prepaid-call"
+	typeFree    = "free-call"
 )
 
 // call is one request as Envoy describes it; nothing in it is trusted.

@@ -64,13 +64,14 @@ type Dependencies struct {
 	// Metadata are not used and may be nil.
 	WithoutPayment bool
 
-	Channels Channels
-	Head     Head
-	Ledger   Ledger
-	Metadata func() *blockchain.Metadata // may give nil until the first load
-	ChainID  uint64
-	Tokens   Tokens // nil: prepaid calls are not taken
-	Switch   Switch // nil: nobody can stop calls
+	Channels  Channels
+	Head      Head
+	Ledger    Ledger
+	Metadata  func() *blockchain.Metadata // may give nil until the first load
+	ChainID   uint64
+	Tokens    Tokens    // nil: prepaid calls are not taken
+	FreeCalls FreeCalls // nil: free calls are not taken
+	Switch    Switch    // nil: nobody can stop calls
 
 	Logger     *zap.Logger           // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: metrics are counted but shown nowhere
@@ -137,6 +138,9 @@ func paymentMethods(dependencies Dependencies, listed allowList, metrics *metric
 	methods := map[string]paymentMethod{typeEscrow: escrow}
 	if dependencies.Tokens != nil {
 		methods[typePrepaid] = &prepaid{escrow: escrow, tokens: dependencies.Tokens}
+	}
+	if dependencies.FreeCalls != nil {
+		methods[typeFree] = &freeCall{escrow: escrow, calls: dependencies.FreeCalls}
 	}
 	return methods
 }

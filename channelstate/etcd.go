@@ -26,6 +26,7 @@ type etcdStore struct {
 	client *clientv3.Client
 	prefix string
 	leases *leases
+	group  commitGroup // of charges
 }
 
 // NewEtcdStore keeps channel state in etcd, through a client of a cluster or
@@ -36,6 +37,7 @@ func NewEtcdStore(client *clientv3.Client, settings Settings) Store {
 		client: client,
 		prefix: settings.Etcd.KeyPrefix + "/",
 		leases: newLeases(client, settings.RefundRetention),
+		group:  commitGroup{client: client, timeout: settings.Etcd.RequestTimeout},
 	}
 }
 
@@ -112,6 +114,9 @@ func (s *etcdStore) commit(ctx context.Context, transaction *Transaction, lease 
 	if err != nil {
 		return Result{}, err
 	}
+	if len(compares) == 1 && len(puts) == 1 {
+		return s.commitCharge(ctx, transaction, compares[0], puts[0], gets[0])
+	}
 	response, err := s.client.Txn(ctx).If(compares...).Then(puts...).Else(gets...).Commit()
 	if err != nil {
 		return Result{}, commitError("the record of channel "+transaction.Key.Channel.Dec(), err)
@@ -132,6 +137,24 @@ func (s *etcdStore) commit(ctx context.Context, transaction *Transaction, lease 
 		}
 	}
 	return result, nil
+}
+
+// commitCharge writes a record and nothing else.
+func (s *etcdStore) commitCharge(ctx context.Context, transaction *Transaction, compare clientv3.Cmp, put, get clientv3.Op) (Result, error) {
+	reply := s.group.commit(ctx, s.recordPath(transaction.Key), compare, put, get)
+	if err := reply.err; err != nil {
+		if reply.unsent {
+			return Result{}, err
+		}
+		return Result{}, commitError("the record of channel "+transaction.Key.Channel.Dec(), err)
+	}
+	if reply.applied {
+		return Result{Applied: true, Stored: Stored{
+			Record: transaction.Record, Revision: reply.revision, Version: transaction.Base.Version + 1,
+		}}, nil
+	}
+	stored, err := storedOf(reply.found.GetKvs())
+	return Result{Stored: stored}, err
 }
 
 // operations are the If, the Then and the Else of a transaction.

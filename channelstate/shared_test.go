@@ -14,3 +14,12 @@ func TestSharedStores(t *testing.T) {
 		})
 	}
 }
+
+func TestFreeCallStores(t *testing.T) {
+	for name, open := range storetest.Stores() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			storetest.RunFreeCalls(t, open)
+		})
+	}
+}

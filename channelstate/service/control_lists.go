@@ -47,7 +47,7 @@ func (s *ControlService) GetListInProgress(ctx context.Context, request *escrow.
 // list answers one of the lists to the provider.
 func (s *ControlService) list(
 	ctx context.Context, request *escrow.GetPaymentsListRequest, message func(common.Address, uint64) []byte,
-	collect func(context.Context, channelstate.Group, *paymentList) error,
+	collect func(ctx context.Context, group channelstate.Group, block uint64, list *paymentList) error,
 ) (*escrow.PaymentsListReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
@@ -72,13 +72,13 @@ func (s *ControlService) list(
 		return nil, unavailable(ctx, errors.New("too many lists are being made, try again later"))
 	}
 	list := &paymentList{}
-	if err := collect(ctx, s.group(metadata), list); err != nil {
+	if err := collect(ctx, s.group(metadata), block, list); err != nil {
 		return nil, unavailable(ctx, err)
 	}
 	return &escrow.PaymentsListReply{Payments: list.payments, More: list.more}, nil
 }
 
-func (s *ControlService) unclaimed(ctx context.Context, group channelstate.Group, list *paymentList) error {
+func (s *ControlService) unclaimed(ctx context.Context, group channelstate.Group, _ uint64, list *paymentList) error {
 	looks := newLooks(s.parts.Channels)
 	for cursor := ""; ; {
 		page, next, err := s.parts.Lists.Channels(ctx, group, cursor, listPage)
@@ -106,7 +106,7 @@ func (s *ControlService) unclaimed(ctx context.Context, group channelstate.Group
 	}
 }
 
-func (s *ControlService) inProgress(ctx context.Context, group channelstate.Group, list *paymentList) error {
+func (s *ControlService) inProgress(ctx context.Context, group channelstate.Group, block uint64, list *paymentList) error {
 	looks := newLooks(s.parts.Channels)
 	var passed []channelstate.Claim
 	defer func() { s.settle(ctx, group, passed) }()
@@ -115,7 +115,7 @@ func (s *ControlService) inProgress(ctx context.Context, group channelstate.Grou
 		if err != nil {
 			return fmt.Errorf("%w: %w", channelstate.ErrUnavailable, err)
 		}
-		channels := looks.newest(ctx, len(page), func(i int) *uint256.Int { return &page[i].Channel })
+		channels := looks.upTo(ctx, block, len(page), func(i int) *uint256.Int { return &page[i].Channel })
 		for i := range page {
 			claim, channel := &page[i], channels[i]
 			switch {

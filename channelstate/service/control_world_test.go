@@ -43,7 +43,8 @@ func (c *channels) Get(ctx context.Context, id *uint256.Int, _ string) (blockcha
 	return c.Refresh(ctx, id)
 }
 
-func (c *channels) UpTo(*uint256.Int, uint64) bool { return true }
+// UpTo is false: nothing of the chain is followed here.
+func (c *channels) UpTo(*uint256.Int, uint64) bool { return false }
 
 func (c *channels) Refresh(_ context.Context, id *uint256.Int) (blockchain.Channel, error) {
 	c.mu.Lock()

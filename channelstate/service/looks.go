@@ -34,15 +34,15 @@ func newLooks(channels ControlChannels) *looks {
 // known answers channels from memory and reads those that are not there; nil
 // for the ones that stay unknown.
 func (l *looks) known(ctx context.Context, count int, id func(int) *uint256.Int) []*blockchain.Channel {
-	return l.look(ctx, count, id, false)
+	return l.look(ctx, count, id, 0)
 }
 
-// newest reads channels again, as far as the reads last.
-func (l *looks) newest(ctx context.Context, count int, id func(int) *uint256.Int) []*blockchain.Channel {
-	return l.look(ctx, count, id, true)
+// upTo reads channels again whose copy may be older than a block, as far as the reads last.
+func (l *looks) upTo(ctx context.Context, block uint64, count int, id func(int) *uint256.Int) []*blockchain.Channel {
+	return l.look(ctx, count, id, block)
 }
 
-func (l *looks) look(ctx context.Context, count int, id func(int) *uint256.Int, again bool) []*blockchain.Channel {
+func (l *looks) look(ctx context.Context, count int, id func(int) *uint256.Int, block uint64) []*blockchain.Channel {
 	ctx, cancel := context.WithDeadline(ctx, l.until)
 	defer cancel()
 	found := make([]*blockchain.Channel, count)
@@ -53,6 +53,7 @@ func (l *looks) look(ctx context.Context, count int, id func(int) *uint256.Int, 
 		if known {
 			found[i] = &channel
 		}
+		again := known && block > 0 && !l.channels.UpTo(id(i), block)
 		if known && !again || l.left == 0 || l.away.Load() || ctx.Err() != nil {
 			continue
 		}

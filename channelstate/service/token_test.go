@@ -299,8 +299,9 @@ func (broken) Issue(*uint256.Int, common.Address, string, string) (string, error
 	return "", errors.New("a secret of 5 bytes: abcde")
 }
 
-// V3 of payment-protocol.md section 5: a request as clients sign it.
-func TestRequestOfVectorV3(t *testing.T) {
+// vectors are the signatures of payment-protocol.md section 5, by name.
+func vectors(t *testing.T) map[string][]byte {
+	t.Helper()
 	content, err := os.ReadFile("../../blockchain/testdata/vectors.json")
 	if err != nil {
 		t.Fatal(err)
@@ -317,6 +318,12 @@ func TestRequestOfVectorV3(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return signatures
+}
+
+// V3 of payment-protocol.md section 5: a request as clients sign it.
+func TestRequestOfVectorV3(t *testing.T) {
+	signatures := vectors(t)
 	s := newShop(t)
 	s.chain.known.Value = *uint256.NewInt(1e15)
 	s.wantToken(&escrow.TokenRequest{

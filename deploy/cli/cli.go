@@ -69,7 +69,8 @@ carries a payment on a channel of SingularityNET's MultiPartyEscrow contract, an
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetVersionTemplate("mpegate {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(environment), newAuthz(environment), newConfig(environment), newTokens(environment), newDemo(), newDemoService())
+	root.AddCommand(newServe(environment), newAuthz(environment), newConfig(environment), newTokens(environment), newChannels(environment),
+		newClaims(environment), newDemo(), newDemoService())
 	return root
 }
 

@@ -26,18 +26,25 @@ var settingFlags = []struct{ flag, setting, role string }{
 func addSettingFlags(command *cobra.Command, role process.Role) {
 	flags := command.Flags()
 	flags.StringP("config", "c", "", "settings file, YAML or JSON (or the variable "+configVariable+")")
-	help := map[string]string{}
-	for _, setting := range process.Reference() {
-		help[setting.Key] = setting.Help
-	}
 	for _, entry := range settingFlags {
 		if entry.role == "serve" && role != process.RoleServe {
 			continue
 		}
-		flags.String(entry.flag, "", fmt.Sprintf("%s (setting %s)", strings.TrimSuffix(help[entry.setting], "."), entry.setting))
-		if err := flags.SetAnnotation(entry.flag, process.FlagSetting, []string{entry.setting}); err != nil {
-			panic(err) // only for a flag that does not exist
+		addSettingFlag(command, entry.flag, entry.setting)
+	}
+}
+
+// addSettingFlag gives a command a flag for one setting.
+func addSettingFlag(command *cobra.Command, flag, key string) {
+	help := ""
+	for _, setting := range process.Reference() {
+		if setting.Key == key {
+			help = strings.TrimSuffix(setting.Help, ".")
 		}
+	}
+	command.Flags().String(flag, "", fmt.Sprintf("%s (setting %s)", help, key))
+	if err := command.Flags().SetAnnotation(flag, process.FlagSetting, []string{key}); err != nil {
+		panic(err) // only for a flag that does not exist
 	}
 }
 

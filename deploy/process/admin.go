@@ -40,7 +40,8 @@ func newAdminServer(listener net.Listener, parts *Parts, gatherer prometheus.Gat
 	mux.HandleFunc("GET /{$}", func(writer http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(writer, "mpegate admin\n\nGET /readyz     parts and their state; 503 when one is not ready\nGET /healthz    the process lives\n"+
 			"GET /metrics    Prometheus metrics\nGET /log/level  level of the log; PUT {\"level\":\"debug\"} changes it\n"+
-			"POST /tokens/rotate  a new key for prepaid tokens; see mpegate tokens rotate\n")
+			"POST /tokens/rotate  a new key for prepaid tokens; see mpegate tokens rotate\n"+
+			"POST /desk/…   books for mpegate channels and mpegate claims\n")
 	})
 	return &adminServer{listener: listener, mux: mux, server: &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,

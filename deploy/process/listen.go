@@ -13,6 +13,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 
+	"github.com/mpegate/mpegate/deploy/desk"
 	"github.com/mpegate/mpegate/envoy"
 )
 
@@ -24,6 +25,7 @@ func (p *process) openListeners(ctx context.Context) (net.Listener, error) {
 	}
 	server := newAdminServer(admin, p.parts, p.metrics, p.logger.Level, p.redactor)
 	server.mux.HandleFunc("POST "+RotatePath, p.rotateTokens)
+	server.mux.HandleFunc("POST "+desk.Path, p.serveDesk)
 	p.goRun("admin", server.Run)
 	p.onStop("admin", server.Close)
 	p.logger.Info("admin listens", zap.Stringer("address", admin.Addr()))

@@ -22,6 +22,7 @@ type payments struct {
 	ledger   *channelstate.Ledger
 	turn     *channelstate.Switch // the operators' one
 	tokens   *channelstate.Tokens
+	free     *channelstate.FreeCalls
 }
 
 // startPayments reaches the chain, loads the metadata and opens the channel state.
@@ -61,7 +62,16 @@ func (p *process) startPayments(ctx context.Context) (*payments, error) {
 	if err != nil {
 		return nil, err
 	}
-	parts := &payments{head: head, metadata: metadata, channels: channels, state: opened, ledger: ledger, turn: turn, tokens: tokens}
+	free, err := p.openFreeCalls(ctx, opened, group, metadata, blockchain.NewTokenBalances(escrow, p.settings.Blockchain))
+	if err != nil {
+		return nil, err
+	}
+	parts := &payments{
+		head: head, metadata: metadata, channels: channels, state: opened, ledger: ledger, turn: turn, tokens: tokens, free: free,
+	}
+	if err := p.openDesk(client, parts); err != nil {
+		return nil, err
+	}
 	return parts, p.registerPayments(client, head, metadata, channels, ledger)
 }
 
@@ -156,6 +166,7 @@ func (p *process) decider(parts *payments) (*authz.Server, error) {
 	if p.settings.Blockchain.Enabled {
 		dependencies.Channels, dependencies.Head, dependencies.Ledger = parts.channels, parts.head, parts.ledger
 		dependencies.Metadata, dependencies.Switch, dependencies.Tokens = parts.metadata.Current, parts.turn, parts.tokens
+		dependencies.FreeCalls = parts.free
 	}
 	return authz.NewServer(p.settings.decision(), dependencies)
 }

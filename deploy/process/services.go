@@ -13,6 +13,7 @@ func (p *process) registerServices(server *grpc.Server, parts *payments) error {
 	if !p.settings.Blockchain.Enabled {
 		escrow.RegisterPaymentChannelStateServiceServer(server, service.WithoutBlockchain{})
 		escrow.RegisterTokenServiceServer(server, service.TokenWithoutBlockchain{})
+		escrow.RegisterFreeCallStateServiceServer(server, service.FreeCallsWithoutBlockchain{})
 		escrow.RegisterProviderControlServiceServer(server, service.ControlWithoutBlockchain{})
 		configuration.RegisterConfigurationServiceServer(server, service.ConfigurationWithoutBlockchain{})
 		return nil
@@ -28,6 +29,7 @@ func (p *process) registerServices(server *grpc.Server, parts *payments) error {
 		Credits: parts.ledger, Tokens: parts.tokens, Channels: parts.channels, Head: parts.head,
 		Metadata: parts.metadata.Current, ChainID: chainID,
 	}))
+	escrow.RegisterFreeCallStateServiceServer(server, service.NewFreeCallStateService(parts.free, parts.head, parts.metadata.Current))
 	escrow.RegisterProviderControlServiceServer(server, service.NewControlService(service.Control{
 		Claims: parts.ledger, Lists: parts.state.Store, Channels: parts.channels, Head: parts.head,
 		Metadata: parts.metadata.Current, ChainID: chainID, Logger: p.logger.Logger,

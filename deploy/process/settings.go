@@ -14,27 +14,30 @@ import (
 	"github.com/mpegate/mpegate/authz"
 	"github.com/mpegate/mpegate/blockchain"
 	"github.com/mpegate/mpegate/channelstate"
+	"github.com/mpegate/mpegate/deploy/desk"
 	"github.com/mpegate/mpegate/envoy"
 	"github.com/mpegate/mpegate/envoy/bootstrap"
 )
 
 // Settings are all settings of a process; each section is checked by the package that uses it.
 type Settings struct {
-	Listen       ListenSettings              `koanf:"listen"`
-	Service      ServiceSettings             `koanf:"service"`
-	Blockchain   blockchain.Settings         `koanf:"blockchain"`
-	Metadata     blockchain.MetadataSettings `koanf:"metadata"`
-	ChannelState channelstate.Settings       `koanf:"channel_state"`
-	Payment      channelstate.TokenSettings  `koanf:"payment"`
-	AllowList    authz.AllowListSettings     `koanf:"allow_list"`
-	Operators    OperatorsSettings           `koanf:"operators"`
-	Settlement   authz.SettlementSettings    `koanf:"settlement"`
-	Authz        AuthzSettings               `koanf:"authz"`
-	Envoy        envoy.Settings              `koanf:"envoy"`
-	Admin        AdminSettings               `koanf:"admin"`
-	Start        StartSettings               `koanf:"start"`
-	Stop         StopSettings                `koanf:"stop"`
-	Log          LogSettings                 `koanf:"log"`
+	Listen       ListenSettings                `koanf:"listen"`
+	Service      ServiceSettings               `koanf:"service"`
+	Blockchain   blockchain.Settings           `koanf:"blockchain"`
+	Metadata     blockchain.MetadataSettings   `koanf:"metadata"`
+	ChannelState channelstate.Settings         `koanf:"channel_state"`
+	Payment      channelstate.TokenSettings    `koanf:"payment"`
+	FreeCalls    channelstate.FreeCallSettings `koanf:"free_calls"`
+	AllowList    authz.AllowListSettings       `koanf:"allow_list"`
+	Operators    OperatorsSettings             `koanf:"operators"`
+	Settlement   authz.SettlementSettings      `koanf:"settlement"`
+	Claims       desk.Settings                 `koanf:"claims"`
+	Authz        AuthzSettings                 `koanf:"authz"`
+	Envoy        envoy.Settings                `koanf:"envoy"`
+	Admin        AdminSettings                 `koanf:"admin"`
+	Start        StartSettings                 `koanf:"start"`
+	Stop         StopSettings                  `koanf:"stop"`
+	Log          LogSettings                   `koanf:"log"`
 
 	warnings []string // of reading
 }
@@ -81,8 +84,10 @@ func DefaultSettings() *Settings {
 		Metadata:     blockchain.DefaultMetadataSettings(),
 		ChannelState: channelstate.DefaultSettings(),
 		Payment:      channelstate.DefaultTokenSettings(),
+		FreeCalls:    channelstate.DefaultFreeCallSettings(),
 		AllowList:    decision.AllowList,
 		Settlement:   decision.Settlement,
+		Claims:       desk.DefaultSettings(),
 		Authz:        AuthzSettings{CheckTimeout: decision.CheckTimeout},
 		Envoy:        envoy.Defaults(),
 		Admin:        AdminSettings{Address: DefaultAdminAddress},
@@ -118,13 +123,14 @@ func (s *Settings) Validate(role Role) error {
 		qualify("authz", decision.Validate()),
 		decision.ValidateNetwork(s.Blockchain.Enabled, s.Blockchain.Network),
 		s.validateOperators(),
+		s.Claims.Validate(),
 		s.Log.Validate(),
 		s.validateTimes(),
 		s.validateAddresses(role),
 	}
 	if s.Blockchain.Enabled {
 		faults = append(faults, qualify("metadata", s.Metadata.Validate()), qualify("channel_state", s.ChannelState.Validate()),
-			qualify("payment", s.Payment.Validate()))
+			qualify("payment", s.Payment.Validate()), qualify("free_calls", s.FreeCalls.Validate()))
 	}
 	if role == RoleServe {
 		faults = append(faults, qualify("envoy", s.Envoy.Validate()), s.validateService())

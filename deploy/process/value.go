@@ -183,10 +183,18 @@ func assignSize(field reflect.Value, raw any) error {
 	return nil
 }
 
-// assignComposite decodes a list or a map; text is split at commas, as the environment and flags give it.
+// assignComposite decodes a list or a map; text is split at commas, as the environment and flags give it: a,b or
+// a=1,b=2.
 func assignComposite(field reflect.Value, raw any) error {
-	if text, ok := raw.(string); ok && field.Kind() == reflect.Slice {
-		raw = splitList(text)
+	if text, ok := raw.(string); ok {
+		if field.Kind() == reflect.Map {
+			var err error
+			if raw, err = splitMap(text); err != nil {
+				return err
+			}
+		} else {
+			raw = splitList(text)
+		}
 	}
 	fresh := reflect.New(field.Type())
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
@@ -218,6 +226,18 @@ func decodeFault(err error) string {
 		return fmt.Sprintf("%s is not %s", place, typeName("", unconvertible.Expected.Type()))
 	}
 	return "its shape is different"
+}
+
+func splitMap(text string) (map[string]any, error) {
+	entries := map[string]any{}
+	for _, part := range splitList(text) {
+		name, value, found := strings.Cut(part, "=")
+		if !found {
+			return nil, errors.New("is not a map: write NAME=VALUE,NAME=VALUE")
+		}
+		entries[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	return entries, nil
 }
 
 func splitList(text string) []string {

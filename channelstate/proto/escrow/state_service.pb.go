@@ -325,13 +325,19 @@ func (x *FreeCallToken) GetTokenExpirationBlock() uint64 {
 	return 0
 }
 
+// FreeCallStateRequest before version 6 had other fields: user_id (text) 1,
+// token_for_free_call (bytes) 2, token_expiry_date_block (uint64) 3, then the
+// same two.
 type FreeCallStateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	UserId        *string                `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3,oneof" json:"user_id,omitempty"`
-	FreeCallToken []byte                 `protobuf:"bytes,3,opt,name=free_call_token,json=freeCallToken,proto3" json:"free_call_token,omitempty"`
-	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
-	CurrentBlock  uint64                 `protobuf:"varint,5,opt,name=current_block,json=currentBlock,proto3" json:"current_block,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Text for clients. Here it is bytes, which look the same on the wire, since
+	// a request of the older shape has a token in its place and must be read far
+	// enough to be told apart.
+	UserId        []byte `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3,oneof" json:"user_id,omitempty"`
+	FreeCallToken []byte `protobuf:"bytes,3,opt,name=free_call_token,json=freeCallToken,proto3" json:"free_call_token,omitempty"`
+	Signature     []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	CurrentBlock  uint64 `protobuf:"varint,5,opt,name=current_block,json=currentBlock,proto3" json:"current_block,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,11 +379,11 @@ func (x *FreeCallStateRequest) GetAddress() string {
 	return ""
 }
 
-func (x *FreeCallStateRequest) GetUserId() string {
-	if x != nil && x.UserId != nil {
-		return *x.UserId
+func (x *FreeCallStateRequest) GetUserId() []byte {
+	if x != nil {
+		return x.UserId
 	}
-	return ""
+	return nil
 }
 
 func (x *FreeCallStateRequest) GetFreeCallToken() []byte {
@@ -480,7 +486,7 @@ const file_channelstate_proto_escrow_state_service_proto_rawDesc = "" +
 	"\x16token_expiration_block\x18\x03 \x01(\x04R\x14tokenExpirationBlock\"\xc5\x01\n" +
 	"\x14FreeCallStateRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
-	"\auser_id\x18\x02 \x01(\tH\x00R\x06userId\x88\x01\x01\x12&\n" +
+	"\auser_id\x18\x02 \x01(\fH\x00R\x06userId\x88\x01\x01\x12&\n" +
 	"\x0ffree_call_token\x18\x03 \x01(\fR\rfreeCallToken\x12\x1c\n" +
 	"\tsignature\x18\x04 \x01(\fR\tsignature\x12#\n" +
 	"\rcurrent_block\x18\x05 \x01(\x04R\fcurrentBlockB\n" +

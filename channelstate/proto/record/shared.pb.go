@@ -201,7 +201,7 @@ type FreeCalls struct {
 	OrganizationId string `protobuf:"bytes,4,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
 	ServiceId      string `protobuf:"bytes,5,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
 	Address        []byte `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
-	UserId         string `protobuf:"bytes,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	UserId         []byte `protobuf:"bytes,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"` // any text
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -278,11 +278,11 @@ func (x *FreeCalls) GetAddress() []byte {
 	return nil
 }
 
-func (x *FreeCalls) GetUserId() string {
+func (x *FreeCalls) GetUserId() []byte {
 	if x != nil {
 		return x.UserId
 	}
-	return ""
+	return nil
 }
 
 var File_channelstate_proto_record_shared_proto protoreflect.FileDescriptor
@@ -310,7 +310,7 @@ const file_channelstate_proto_record_shared_proto_rawDesc = "" +
 	"\n" +
 	"service_id\x18\x05 \x01(\tR\tserviceId\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\fR\aaddress\x12\x17\n" +
-	"\auser_id\x18\a \x01(\tR\x06userIdB?Z=github.com/mpegate/mpegate/channelstate/proto/record;recordpbb\x06proto3"
+	"\auser_id\x18\a \x01(\fR\x06userIdB?Z=github.com/mpegate/mpegate/channelstate/proto/record;recordpbb\x06proto3"
 
 var (
 	file_channelstate_proto_record_shared_proto_rawDescOnce sync.Once
