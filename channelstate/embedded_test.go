@@ -217,6 +217,8 @@ func TestEmbeddedAtItsQuotaWithLiveData(t *testing.T) {
 	if err == nil {
 		t.Fatal("etcd wrote more than its quota")
 	}
+	// etcd turns the write away first, and keeps the alarm that outlives it a moment later.
+	waitUntil(t, "health tells that the store is full", func() bool { return server.health() != nil })
 	closeEmbedded(t, server)
 	if _, err = startEmbedded(t.Context(), settings, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "raise the quota") {
 		t.Errorf("with the same quota: %v", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"net"
-	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +22,9 @@ const (
 	largestMessage   = 1 << 20 // bytes; requests are headers (60KiB by default) and log entries
 	grpcWindow       = 1 << 20 // bytes of flow control; the default of 64KiB throttles many small messages on one connection
 	healthCheckEvery = time.Second
+	// Calls spend most of their time waiting for etcd. A call that finds no idle worker gets a goroutine of its own, which
+	// grows its stack anew.
+	streamWorkers = 256
 )
 
 // startAuthz serves the payment decision, its access log, the channel state and health on the listener.
@@ -67,7 +69,7 @@ func (p *process) newGRPCServer() (*grpc.Server, error) {
 	}
 	options := append(service.Recovered(p.logger.Logger, func(method string) { panics.WithLabelValues(method).Inc() }),
 		grpc.MaxConcurrentStreams(math.MaxInt32),
-		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxRecvMsgSize(largestMessage),
 		grpc.InitialWindowSize(grpcWindow), grpc.InitialConnWindowSize(grpcWindow),
 		grpc.ConnectionTimeout(10*time.Second),
