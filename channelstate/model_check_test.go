@@ -52,10 +52,18 @@ func (m *model) check() {
 		if most := highest[where]; charge.Amount.Gt(&most) {
 			highest[where] = charge.Amount
 		}
+		if charge.Amount.IsZero() {
+			continue // a prepaid call, which accepts no amount
+		}
 		if key := (once{where, charge.Amount}); amounts[key] && counts[where] == 1 {
 			m.t.Errorf("%+v: amount %s was accepted twice", where, charge.Amount.Dec())
 		} else {
 			amounts[key] = true
+		}
+	}
+	for where, amount := range m.raised {
+		if !kept(places, where, amount) {
+			m.t.Errorf("%+v: the signature over %s for prepaid calls is lost", where, amount.Dec())
 		}
 	}
 	for where, sum := range charged {

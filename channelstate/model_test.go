@@ -54,11 +54,13 @@ type model struct {
 	views   []map[uint64]blockchain.Channel // what each replica last saw of the chain
 	chain   map[uint64]blockchain.Channel
 	next    map[at]uint64 // the amount a client would sign next
+	highest map[at]uint64 // that a client has ever signed
 
 	mu      sync.Mutex // guards all below, which concurrent calls write
 	charges []*modelCharge
 	left    map[channelstate.ChargeID]*modelCharge // those whose callers left, or were told of a failure
 	sent    map[sentClaim]uint256.Int              // what claims spent when they were sent
+	raised  map[at]uint256.Int                     // the highest amount accepted for prepaid calls
 }
 
 func TestBooksUnderRandomOperations(t *testing.T) {
@@ -80,7 +82,8 @@ func TestBooksUnderRandomOperations(t *testing.T) {
 				store := open(t)
 				m := &model{
 					t: t, random: rand.New(rand.NewPCG(seed, 1)), store: store,
-					left: map[channelstate.ChargeID]*modelCharge{}, chain: map[uint64]blockchain.Channel{}, next: map[at]uint64{}, sent: map[sentClaim]uint256.Int{},
+					left: map[channelstate.ChargeID]*modelCharge{}, chain: map[uint64]blockchain.Channel{}, next: map[at]uint64{}, highest: map[at]uint64{}, sent: map[sentClaim]uint256.Int{},
+					raised: map[at]uint256.Int{},
 				}
 				for channel := range uint64(modelChannels) {
 					m.chain[channel] = *modelChannel(channel, 0)
@@ -173,6 +176,10 @@ func (m *model) burst(id uint64) {
 			}
 			continue
 		}
+		if m.random.IntN(3) == 0 {
+			calls = append(calls, m.prepaid(replica, id))
+			continue
+		}
 		charge, leave := m.charge(id), time.Duration(-1)
 		if m.random.IntN(10) == 0 {
 			leave = time.Duration(m.random.Int64N(int64(2 * time.Millisecond)))
@@ -211,6 +218,7 @@ func (m *model) charge(id uint64) channelstate.Charge {
 	default:
 		m.next[place] = amount
 	}
+	m.highest[place] = max(m.highest[place], amount)
 	charge := chargeOf(id, 0, amount, price)
 	charge.Nonce = nonce
 	charge.Signature = signatureOf(&channel.ID, &nonce, &charge.Amount)
@@ -256,6 +264,11 @@ func (m *model) keepWhatCameTooLate(logged *observer.ObservedLogs) {
 			m.t.Error(err)
 		}
 		if charge := m.left[id]; charge != nil && fields["outcome"] == channelstate.TooLate.String() {
+			nonce, err := uint256.FromDecimal(fmt.Sprint(fields["nonce"])) // of a prepaid call only the ledger knows it
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			charge.Nonce = *nonce
 			m.charges = append(m.charges, charge)
 			delete(m.left, id)
 		}

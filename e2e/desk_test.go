@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/mpegate/mpegate/deploy/demo/child"
 	"github.com/mpegate/mpegate/deploy/demo/devchain"
 	"github.com/mpegate/mpegate/deploy/demo/payer"
 	"github.com/mpegate/mpegate/deploy/demo/sample/samplev1"
@@ -104,6 +106,11 @@ func TestDeskClaimsWhatWasSpent(t *testing.T) {
 	if output := d.must("claims", "send"); !strings.Contains(output, "nothing to claim") {
 		t.Errorf("before the first call: %s", output)
 	}
+	// The folder is open in serve: a command that asks nobody cannot have it, and says what to do.
+	output, err := d.run("channels", "list", "--admin", harness.FreeAddress(t))
+	if err == nil || !strings.Contains(output, "in use by another process") || !strings.Contains(output, "--admin HOST:PORT") {
+		t.Errorf("with another admin address: %v, %s", err, output)
+	}
 	var payers []*payer.Payer
 	total := uint64(0)
 	for calls := range uint64(4) {
@@ -135,7 +142,7 @@ func TestDeskClaimsWhatWasSpent(t *testing.T) {
 	}
 
 	stranger := d.keyFile(world.Chain.Account("stranger"))
-	output, _ := d.run("claims", "send", "--yes", "--key-file", stranger)
+	output, _ = d.run("claims", "send", "--yes", "--key-file", stranger)
 	if !strings.Contains(output, "the channel pays") {
 		t.Errorf("with a stranger's key: %s", output)
 	}
@@ -172,6 +179,23 @@ func TestDeskClaimsWhatWasSpent(t *testing.T) {
 	if output := d.must("channels", "show", payers[0].Channel.Dec()); !strings.Contains(output, "on chain") {
 		t.Errorf("show: %s", output)
 	}
+	d.expectEarned(total)
+
+	t.Log("two at once")
+	for range 3 {
+		_, spent := d.pay(3)
+		total += spent
+	}
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			if output, err := d.run("claims", "send", "--yes", "--keystore", file, "--password-file", password, "--batch", "2"); err != nil {
+				t.Logf("one of the two says %s", output)
+			}
+		})
+	}
+	both.Wait()
+	d.must("claims", "send", "--yes", "--keystore", file, "--password-file", password)
 	d.expectEarned(total)
 }
 
@@ -299,4 +323,57 @@ func (d *desk) killWhileSending(key string, delivered bool) {
 	case err := <-ended:
 		d.t.Fatalf("the command ended before it sent anything: %v\n%s", err, &output)
 	}
+}
+
+// The loop leaves what is not worth the gas until it is, or until the channel is about to expire.
+func TestClaimsAuto(t *testing.T) {
+	world := harness.New(t, harness.Options{})
+	d := &desk{t, world}
+	key := d.keyFile(world.Chain.Account("provider"))
+	p, spent := d.pay(1)
+	expiring := world.OpenChannelWith(10*harness.Price, harness.Group, world.Chain.Account("provider").Address, harness.ExpirationThreshold+50)
+	if _, err := world.Client().Echo(paying(t, expiring, harness.Price), &samplev1.EchoRequest{}); err != nil {
+		t.Fatal(err)
+	}
+
+	if output, err := d.run("claims", "send", "--yes", "--key-file", key, "--max-gas-price", "0.000000001"); err == nil || !strings.Contains(output, "nothing was changed") {
+		t.Errorf("with gas above the bound: %v, %s", err, output)
+	}
+	penniless, err := crypto.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, err := d.run("claims", "send", "--yes", "--key-file", d.keyFile(&devchain.Account{Key: penniless}))
+	if err != nil || !strings.Contains(output, "the channel pays") {
+		t.Errorf("with another key: %v, %s", err, output)
+	}
+
+	auto, err := child.Start(harness.Binary(t), "claims auto", t.TempDir(), "claims", "auto", "--config", world.SettingsFile(),
+		"--key-file", key, "--every", "1s", "--least", fmt.Sprint(3*harness.Price), "--near", fmt.Sprint(harness.ExpirationThreshold+60))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := auto.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("claims auto says\n%s", auto.LastLines())
+		}
+	})
+	expectSoon := func(want uint64) {
+		t.Helper()
+		harness.Eventually(t, "the loop claims", func() (bool, string) {
+			got := world.Earned()
+			return got >= want, fmt.Sprintf("earned %d, wanted %d", got, want)
+		})
+		d.expectEarned(want)
+	}
+	expectSoon(harness.Price) // the one that expires
+	for call := uint64(2); call <= 3; call++ {
+		if _, err := world.Client().Echo(paying(t, p, call*harness.Price), &samplev1.EchoRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectSoon(harness.Price + spent + 2*harness.Price)
 }

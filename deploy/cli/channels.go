@@ -48,12 +48,16 @@ settling (a claim is in progress); lost (the money is gone); not ours (the chann
   mpegate channels list --unclaimed --json --admin 127.0.0.1:7390`,
 		Args: noArguments,
 	}
-	addSettingFlags(command, process.RoleAuthz)
+	addDeskFlags(command)
 	unclaimed := command.Flags().Bool("unclaimed", false, "only channels with something to claim")
 	asJSON := jsonFlag(command)
 	command.RunE = func(command *cobra.Command, _ []string) error {
 		return withDesk(command, environment, func(opened *desk.Opened) error {
-			report, err := opened.Look(command.Context())
+			look := opened.Look
+			if *unclaimed {
+				look = opened.LookForClaims
+			}
+			report, err := look(command.Context())
 			if err != nil {
 				return err
 			}
@@ -85,7 +89,7 @@ func newChannelsShow(environment []string) *cobra.Command {
   mpegate channels show 42 --json`,
 		Args: oneArgument("the id of the channel"),
 	}
-	addSettingFlags(command, process.RoleAuthz)
+	addDeskFlags(command)
 	asJSON := jsonFlag(command)
 	command.RunE = func(command *cobra.Command, args []string) error {
 		id, err := channelID(args[0])
@@ -107,6 +111,13 @@ func newChannelsShow(environment []string) *cobra.Command {
 		})
 	}
 	return command
+}
+
+// addDeskFlags gives a command of the desk the flags that say where its books are.
+func addDeskFlags(command *cobra.Command) {
+	addConfigFlag(command)
+	addSettingFlag(command, "admin", "admin.address")
+	command.Flags().Lookup("admin").Usage = "where the running mpegate answers, HOST:PORT (setting admin.address)"
 }
 
 // withDesk opens the books for one command that only reads.
@@ -140,7 +151,7 @@ func deskPlace(command *cobra.Command, environment []string) (*desk.Place, *proc
 	if err != nil {
 		return nil, nil, err
 	}
-	return &desk.Place{Chain: settings.Blockchain, Metadata: settings.Metadata, State: settings.ChannelState, Admin: admin}, settings, nil
+	return &desk.Place{Chain: settings.Blockchain, Metadata: settings.Metadata, State: settings.ChannelState, Free: settings.FreeCalls, Admin: admin}, settings, nil
 }
 
 func channelID(text string) (*uint256.Int, error) {

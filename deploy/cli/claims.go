@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mpegate/mpegate/deploy/desk"
-	"github.com/mpegate/mpegate/deploy/process"
 )
 
 func newClaims(environment []string) *cobra.Command {
@@ -40,7 +39,7 @@ covers; both in cogs.
   mpegate claims list --all --json`,
 		Args: noArguments,
 	}
-	addSettingFlags(command, process.RoleAuthz)
+	addDeskFlags(command)
 	all := command.Flags().Bool("all", false, "also those that came on chain lately")
 	asJSON := jsonFlag(command)
 	command.RunE = func(command *cobra.Command, _ []string) error {
@@ -61,7 +60,7 @@ covers; both in cogs.
 }
 
 func claimsOf(ctx context.Context, opened *desk.Opened, all bool) ([]desk.Claim, error) {
-	report, err := opened.Look(ctx)
+	report, err := opened.LookForClaims(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +124,7 @@ func newClaimsWatch(environment []string) *cobra.Command {
   mpegate claims watch --every 1m --json`,
 		Args: noArguments,
 	}
-	addSettingFlags(command, process.RoleAuthz)
+	addDeskFlags(command)
 	every := command.Flags().Duration("every", 5*time.Second, "how often to look")
 	asJSON := command.Flags().Bool("json", false, "print each change as a line of JSON")
 	command.RunE = func(command *cobra.Command, _ []string) error {

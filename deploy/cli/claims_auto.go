@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mpegate/mpegate/deploy/desk"
-	"github.com/mpegate/mpegate/deploy/process"
 )
 
 func newClaimsAuto(environment []string) *cobra.Command {
@@ -23,7 +22,7 @@ but only once: two of it would send the same claims, of which the contract takes
   mpegate claims auto --key-file key.txt --every 1h --near 20000 --max-gas-price 1.5 --config mpegate.yaml`,
 		Args: noArguments,
 	}
-	addSettingFlags(command, process.RoleAuthz)
+	addDeskFlags(command)
 	addClaimFlags(command, claimFlags)
 	addClaimFlags(command, loopFlags)
 	command.RunE = func(command *cobra.Command, _ []string) error {
@@ -66,7 +65,7 @@ func claimRound(command *cobra.Command, opened *desk.Opened, place *desk.Place, 
 	if err := sender.WaitIdle(ctx); err != nil {
 		return err
 	}
-	report, err := opened.Look(ctx)
+	report, err := opened.LookForClaims(ctx)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mpegate/mpegate/deploy/desk"
-	"github.com/mpegate/mpegate/deploy/process"
 )
 
 func newClaimsSend(environment []string) *cobra.Command {
@@ -29,7 +28,7 @@ lost or paid twice. While a channel's claim is in progress no second one of it i
   mpegate claims send --yes --key-file key.txt --channel 42 --channel 43 --max-gas-price 1.5 --json`,
 		Args: noArguments,
 	}
-	addSettingFlags(command, process.RoleAuthz)
+	addDeskFlags(command)
 	yes := command.Flags().Bool("yes", false, "send the claims; without it this is a dry run")
 	names := command.Flags().StringSlice("channel", nil, "claim only this channel; may be given several times")
 	least := command.Flags().String("least", "1", "claim only channels with at least so many cogs; claims in progress are always sent")
@@ -75,7 +74,7 @@ lost or paid twice. While a channel's claim is in progress no second one of it i
 var errNoKey = errors.New("claims are sent with the key of the payment address: give --keystore and --password-file, or --key-file")
 
 func dryRun(command *cobra.Command, opened *desk.Opened, wish desk.Wish, batch int, only []uint256.Int, asJSON bool) error {
-	report, err := opened.Look(command.Context(), only...)
+	report, err := opened.LookForClaims(command.Context(), only...)
 	if err != nil {
 		return err
 	}
@@ -134,7 +133,7 @@ func sendClaims(command *cobra.Command, sender *desk.Sender, wish desk.Wish, onl
 	if err := sender.WaitIdle(ctx); err != nil {
 		return err
 	}
-	report, err := sender.Desk.Look(ctx, only...)
+	report, err := sender.Desk.LookForClaims(ctx, only...)
 	if err != nil {
 		return err
 	}

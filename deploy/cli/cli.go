@@ -70,7 +70,7 @@ carries a payment on a channel of SingularityNET's MultiPartyEscrow contract, an
 	root.SetVersionTemplate("mpegate {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newServe(environment), newAuthz(environment), newConfig(environment), newTokens(environment), newChannels(environment),
-		newClaims(environment), newDemo(), newDemoService())
+		newClaims(environment), newFreeCalls(environment), newDemo(), newDemoService())
 	return root
 }
 

@@ -24,14 +24,17 @@ var settingFlags = []struct{ flag, setting, role string }{
 
 // addSettingFlags gives a command the flags that say where settings come from.
 func addSettingFlags(command *cobra.Command, role process.Role) {
-	flags := command.Flags()
-	flags.StringP("config", "c", "", "settings file, YAML or JSON (or the variable "+configVariable+")")
+	addConfigFlag(command)
 	for _, entry := range settingFlags {
 		if entry.role == "serve" && role != process.RoleServe {
 			continue
 		}
 		addSettingFlag(command, entry.flag, entry.setting)
 	}
+}
+
+func addConfigFlag(command *cobra.Command) {
+	command.Flags().StringP("config", "c", "", "settings file, YAML or JSON (or the variable "+configVariable+")")
 }
 
 // addSettingFlag gives a command a flag for one setting.

@@ -67,6 +67,9 @@ type Books interface {
 	Estimate(ctx context.Context, claims []Name) (uint64, error)
 	// Settle puts away those of the claims that the chain has passed for good.
 	Settle(ctx context.Context, claims []Name) error
+	// FreeCallers lists a page of who has made free calls; ResetFreeCalls forgets those of one.
+	FreeCallers(ctx context.Context, cursor string) (page []FreeCaller, next string, err error)
+	ResetFreeCalls(ctx context.Context, caller *FreeCaller) error
 }
 
 const (
@@ -96,6 +99,7 @@ type Local struct {
 	Store   channelstate.Store
 	Ledger  *channelstate.Ledger
 	OnChain Channels
+	Free    FreeCounters                      // nil: free calls are not reset here
 	OnStart func(claims []channelstate.Claim) // told of claims that were started; may be nil
 }
 

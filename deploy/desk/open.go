@@ -19,6 +19,7 @@ type Place struct {
 	Chain    blockchain.Settings
 	Metadata blockchain.MetadataSettings
 	State    channelstate.Settings
+	Free     channelstate.FreeCallSettings
 	Admin    string            // host:port of the running process
 	Key      *ecdsa.PrivateKey // nil can only read
 }
@@ -130,7 +131,13 @@ func (o *Opened) openState(ctx context.Context, place Place, client *blockchain.
 		return nil, err
 	}
 	terms := TermsOf(metadata, &place.Metadata, place.Chain.ChainID)
-	return &Local{Current: func() (Terms, error) { return terms, nil }, Store: store.Store, Ledger: ledger, OnChain: chain}, nil
+	free, err := channelstate.OpenFreeCalls(ctx, channelstate.FreeCallParts{
+		Stores: func(channelstate.FreeCallUser) channelstate.FreeCallStore { return store.FreeCalls() }, Shared: store.Shared(),
+	}, terms.group(), place.Free, place.State)
+	if err != nil {
+		return nil, err
+	}
+	return &Local{Current: func() (Terms, error) { return terms, nil }, Store: store.Store, Ledger: ledger, OnChain: chain, Free: free}, nil
 }
 
 const closeTimeout = 10 * time.Second

@@ -29,6 +29,9 @@ const (
 	askSend     = "send"
 	askSettle   = "settle"
 	askEstimate = "estimate"
+
+	askFreeCallers    = "free-callers"
+	askResetFreeCalls = "reset-free-calls"
 )
 
 const (
@@ -41,21 +44,23 @@ const (
 
 // request is what every operation takes.
 type request struct {
-	Cursor    string        `json:"cursor,omitempty"`
-	Channels  []uint256.Int `json:"channels,omitempty"`
-	Claims    []Name        `json:"claims,omitempty"`
-	Block     uint64        `json:"block,omitempty"`
-	Signature []byte        `json:"signature,omitempty"` // of message, by the payment address
+	Cursor     string        `json:"cursor,omitempty"`
+	FreeCaller *FreeCaller   `json:"free_caller,omitempty"`
+	Channels   []uint256.Int `json:"channels,omitempty"`
+	Claims     []Name        `json:"claims,omitempty"`
+	Block      uint64        `json:"block,omitempty"`
+	Signature  []byte        `json:"signature,omitempty"` // of message, by the payment address
 }
 
 // reply is what every operation answers.
 type reply struct {
-	Terms    *Terms               `json:"terms,omitempty"`
-	Holdings []Holding            `json:"holdings,omitempty"`
-	Claims   []channelstate.Claim `json:"claims,omitempty"`
-	Refused  []Refused            `json:"refused,omitempty"`
-	Next     string               `json:"next,omitempty"`
-	Gas      uint64               `json:"gas,omitempty"`
+	Terms       *Terms               `json:"terms,omitempty"`
+	Holdings    []Holding            `json:"holdings,omitempty"`
+	Claims      []channelstate.Claim `json:"claims,omitempty"`
+	Refused     []Refused            `json:"refused,omitempty"`
+	Next        string               `json:"next,omitempty"`
+	FreeCallers []FreeCaller         `json:"free_callers,omitempty"`
+	Gas         uint64               `json:"gas,omitempty"`
 }
 
 // message is what the payment address signs: the operation, whose books and all of the request but the signature.
@@ -144,6 +149,13 @@ func (s *Server) perform(ctx context.Context, operation string, asked *request) 
 		answer.Claims, answer.Refused, err = s.Books.Send(ctx, asked.Claims)
 	case askEstimate:
 		answer.Gas, err = s.Books.Estimate(ctx, asked.Claims)
+	case askFreeCallers:
+		answer.FreeCallers, answer.Next, err = s.Books.FreeCallers(ctx, asked.Cursor)
+	case askResetFreeCalls:
+		if asked.FreeCaller == nil {
+			return nil, &denied{http.StatusBadRequest, "free_caller is missing"}
+		}
+		err = s.Books.ResetFreeCalls(ctx, asked.FreeCaller)
 	case askSettle:
 		err = s.Books.Settle(ctx, asked.Claims)
 	default:

@@ -79,6 +79,16 @@ type Desk struct {
 
 // Look reads the books and the chain. only are the channels to look at, none for all.
 func (d *Desk) Look(ctx context.Context, only ...uint256.Int) (*Report, error) {
+	return d.look(ctx, false, only)
+}
+
+// LookForClaims is Look at those channels only that have spent something or have claims. The chain is not asked for
+// the others.
+func (d *Desk) LookForClaims(ctx context.Context, only ...uint256.Int) (*Report, error) {
+	return d.look(ctx, true, only)
+}
+
+func (d *Desk) look(ctx context.Context, busy bool, only []uint256.Int) (*Report, error) {
 	report := &Report{}
 	var err error
 	if report.Terms, err = d.Books.Terms(ctx); err != nil {
@@ -93,17 +103,20 @@ func (d *Desk) Look(ctx context.Context, only ...uint256.Int) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	holdings, err := everything(ctx, d.Books.Channels, func(holding *Holding) bool { return wanted(&holding.Channel) })
+	byChannel := map[uint256.Int][]channelstate.Claim{}
+	for i := range claims {
+		byChannel[claims[i].Channel] = append(byChannel[claims[i].Channel], claims[i])
+	}
+	holdings, err := everything(ctx, d.Books.Channels, func(holding *Holding) bool {
+		idle := holding.Spent.IsZero() && len(byChannel[holding.Channel]) == 0
+		return wanted(&holding.Channel) && !(busy && idle)
+	})
 	if err != nil {
 		return nil, err
 	}
 	chain, err := readAll(ctx, d.Chain, len(holdings), func(i int) *uint256.Int { return &holdings[i].Channel })
 	if err != nil {
 		return nil, err
-	}
-	byChannel := map[uint256.Int][]channelstate.Claim{}
-	for i := range claims {
-		byChannel[claims[i].Channel] = append(byChannel[claims[i].Channel], claims[i])
 	}
 	for i := range holdings {
 		report.Channels = append(report.Channels, describe(&report.Terms, &report.Clock, &holdings[i], &chain[i], byChannel[holdings[i].Channel]))

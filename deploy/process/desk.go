@@ -18,7 +18,7 @@ func (p *process) openDesk(client *blockchain.Client, parts *payments) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", partChain, err)
 	}
-	books := &desk.Local{Store: parts.state.Store, Ledger: parts.ledger, OnChain: chain}
+	books := &desk.Local{Store: parts.state.Store, Ledger: parts.ledger, OnChain: chain, Free: parts.free}
 	books.Current = func() (desk.Terms, error) {
 		metadata := parts.metadata.Current()
 		if metadata == nil {

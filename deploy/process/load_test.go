@@ -186,6 +186,8 @@ func sample(setting Setting) (text string, want any) {
 		return "77", 77
 	case "list":
 		return "one, two", []string{"one", "two"}
+	case "map":
+		return "one=1, two = x", map[string]any{"one": "1", "two": "x"}
 	}
 	return "text of " + setting.Key, "text of " + setting.Key
 }

@@ -46,6 +46,7 @@ var Group = [32]byte{0: 1, 31: 0xff}
 // Options of New. The zero value is a world that works.
 type Options struct {
 	Pricing  string // JSON of the pricing list; default one fixed price
+	Group    string // JSON members added to the group in the service's metadata, such as `"free_calls": 3`
 	Settings string // YAML added to the settings, whole sections
 	// PollInterval is how often the node is asked for blocks; default so often that tests need not wait.
 	PollInterval time.Duration
@@ -69,6 +70,7 @@ type World struct {
 	Admin          string // base URL of the admin listener
 
 	t          testing.TB
+	group      string // of Options
 	connection *grpc.ClientConn
 }
 
@@ -78,7 +80,7 @@ func New(t testing.TB, options Options) *World {
 	binary := Binary(t)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	w := &World{t: t, Folder: t.TempDir()}
+	w := &World{t: t, group: options.Group, Folder: t.TempDir()}
 	w.startChain(ctx, options)
 	if options.OwnServiceProcess {
 		w.startServiceProcess(ctx, binary)
@@ -156,9 +158,13 @@ func (w *World) publish(ctx context.Context, pricing string) {
 		"payment": {"payment_address": %q, "payment_expiration_threshold": %d, "payment_channel_storage_type": "etcd",
 		"payment_channel_storage_client": {"connection_timeout": "5s", "request_timeout": "5s", "endpoints": ["http://127.0.0.1:2379"]}}}]}`,
 		OrganizationID, group, w.Chain.Account("provider").Address, ExpirationThreshold))
+	more := ""
+	if w.group != "" {
+		more = ", " + w.group
+	}
 	service := w.IPFS.Add(fmt.Sprintf(`{"version": 1, "display_name": "Test", "encoding": "proto", "service_type": "grpc", "mpe_address": %q,
-		"groups": [{"group_name": "default_group", "group_id": %q, "endpoints": ["http://127.0.0.1:7001"], "pricing": %s}]}`,
-		w.Chain.MPE, group, pricing))
+		"groups": [{"group_name": "default_group", "group_id": %q, "endpoints": ["http://127.0.0.1:7001"], "pricing": %s%s}]}`,
+		w.Chain.MPE, group, pricing, more))
 	if err := w.Chain.RegisterService(ctx, OrganizationID, "ipfs://"+organization, ServiceID, "ipfs://"+service); err != nil {
 		w.t.Fatal(err)
 	}

@@ -31,6 +31,7 @@ func Import(name string, data []byte) ([]byte, error) {
 	c.metadata()
 	c.storage()
 	c.prepaid()
+	c.freeCalls()
 	c.allowList()
 	c.operators()
 	c.log()

@@ -14,7 +14,6 @@ var aliases = map[string]string{
 const (
 	laterTLS       = "TLS comes with a later release. Until then clients reach this service without TLS: put a TLS proxy in front, or stay with the old daemon where clients use https."
 	laterTranslate = "services that do not speak gRPC come with a later release."
-	laterFree      = "free calls come with a later release."
 	laterRate      = "rate limits come with a later release."
 	laterAlerts    = "probes and alerts come with a later release; /readyz and /metrics on admin.address say how the process is."
 	laterMetering  = "usage posts come with a later release; Prometheus metrics are at /metrics on admin.address."
@@ -34,9 +33,7 @@ var reasons = map[string]string{
 	"executable_path": laterTranslate, "service_credentials": laterTranslate + notCopied,
 	"enable_dynamic_pricing": laterPricing,
 	"rate_limit_per_minute":  laterRate, "burst_size": laterRate,
-	"experimental":               "one port serves gRPC, gRPC-Web and HTTP here, so there is nothing to choose.",
-	"private_key_for_free_calls": laterFree + notCopied, "trusted_free_call_signers": laterFree,
-	"min_balance_for_free_call": laterFree, "free_calls_per_address": laterFree,
+	"experimental":           "one port serves gRPC, gRPC-Web and HTTP here, so there is nothing to choose.",
 	"service_heartbeat_type": laterAlerts, "heartbeat_endpoint": laterAlerts, "alerts_email": laterAlerts,
 	"notification_endpoint": laterAlerts,
 	"metering_enabled":      laterMetering, "metering_endpoint": laterMetering, "private_key_for_metering": laterMetering + notCopied,
@@ -60,7 +57,8 @@ var reasons = map[string]string{
 
 // converted are the keys that become settings of ours.
 var converted = []string{
-	"token_secret_key", "token_expiry_in_minutes",
+	"token_secret_key", "token_expiry_in_minutes", "private_key_for_free_calls", "trusted_free_call_signers",
+	"min_balance_for_free_call", "free_calls_per_address",
 	"blockchain_enabled", "blockchain_network_selected", "organization_id", "service_id", "daemon_group_name",
 	"ethereum_json_rpc_http_endpoint", "ethereum_json_rpc_ws_endpoint", "registry_address_key", "blockchain_provider_api_key",
 	"ipfs_endpoint", "ipfs_timeout", "lighthouse_endpoint", "daemon_endpoint", "daemon_type", "service_endpoint",
