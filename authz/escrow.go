@@ -150,10 +150,12 @@ func (s *sale) close(ctx context.Context, channel blockchain.Channel, fresh bool
 		return refused(ctx, s.call, err)
 	}
 	// A free call leaves nothing to give back, so Envoy need not report how it ends.
+	user := channel.Sender.Hex()
 	if !s.price.amount.IsZero() {
 		s.call.charged = s.escrow.describe(typeEscrow, s.terms, s.price, id, s.payment.channelText, s.payment.nonceText, s.payment.amountText)
+		s.call.charged.Sender = user
 	}
-	return &verdict{outcome: allowed, user: channel.Sender.Hex(), charged: s.call.charged}
+	return &verdict{outcome: allowed, user: user, charged: s.call.charged}
 }
 
 func (e *escrow) key(terms *terms, channel *uint256.Int) channelstate.Key {
@@ -231,11 +233,15 @@ func readCharged(charged *envoy.Charged) (key channelstate.Key, refund channelst
 	if key.ChainID, err = strconv.ParseUint(charged.ChainID, 10, 64); err != nil {
 		return key, refund, fault("chain id")
 	}
-	mpe, ok := parseAddress(charged.MPE)
-	if !ok {
+	var ok bool
+	if key.MPE, ok = parseAddress(charged.MPE); !ok {
 		return key, refund, fault("contract address")
 	}
-	key.MPE = mpe
+	if charged.Sender != "" {
+		if refund.Sender, ok = parseAddress(charged.Sender); !ok {
+			return key, refund, fault("sender")
+		}
+	}
 	group, err := hex.DecodeString(strings.TrimPrefix(charged.Group, "0x"))
 	if err != nil || len(group) != len(key.GroupID) {
 		return key, refund, fault("group")

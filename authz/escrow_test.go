@@ -53,7 +53,7 @@ func TestAllow(t *testing.T) {
 		t.Fatalf("described as %+v", got.charged)
 	}
 	backKey, refund, err := readCharged(got.charged)
-	if err != nil || backKey != key || refund != (channelstate.Refund{ID: charge.ID, Nonce: charge.Nonce, Amount: charge.Amount, Price: charge.Price}) {
+	if err != nil || backKey != key || refund != (channelstate.Refund{ID: charge.ID, Nonce: charge.Nonce, Amount: charge.Amount, Price: charge.Price, Sender: w.sender}) {
 		t.Errorf("the description is read back as %v %+v, %v", backKey, refund, err)
 	}
 	if w.channels.client != "192.0.2.7" {

@@ -119,6 +119,7 @@ func (s *prepaidSale) close(ctx context.Context, channel blockchain.Channel, fre
 	}
 	if !s.price.amount.IsZero() {
 		s.call.charged = s.prepaid.describe(typePrepaid, s.terms, s.price, id, s.payment.channelText, nonce.Dec(), "0")
+		s.call.charged.Sender = channel.Sender.Hex()
 	}
 	return &verdict{outcome: allowed, user: s.user.Hex(), charged: s.call.charged}
 }

@@ -111,7 +111,7 @@ func TestPrepaidCall(t *testing.T) {
 	w.expectBooks(testPrice, 2*testPrice)
 	want := envoy.Charged{
 		ID: got.charged.ID, Channel: "1234", Nonce: "5", Amount: "0", Price: "10", ChainID: "11155111", MPE: testMPE.Hex(),
-		Group: got.charged.Group, PaymentType: "prepaid-call",
+		Group: got.charged.Group, PaymentType: "prepaid-call", Sender: w.sender.Hex(),
 	}
 	if *got.charged != want {
 		t.Errorf("described as %+v, want %+v", *got.charged, want)

@@ -156,7 +156,7 @@ func TestFailedCallIsRefundedOnce(t *testing.T) {
 		t.Fatalf("%d charges, %d refunds", charges, refunds)
 	}
 	charge, refund := w.ledger.charges[0], w.ledger.refunds[0]
-	if refund != (channelstate.Refund{ID: charge.ID, Nonce: charge.Nonce, Amount: charge.Amount, Price: charge.Price}) {
+	if refund != (channelstate.Refund{ID: charge.ID, Nonce: charge.Nonce, Amount: charge.Amount, Price: charge.Price, Sender: w.sender}) {
 		t.Errorf("charged %+v, refunded %+v", charge, refund)
 	}
 }

@@ -151,7 +151,7 @@ func TestOrDeny(t *testing.T) {
 }
 
 func TestChargedThereAndBack(t *testing.T) {
-	full := envoy.Charged{ID: "a", Channel: "b", Nonce: "c", Amount: "d", Price: "e", ChainID: "f", MPE: "g", Group: "h", PaymentType: "i"}
+	full := envoy.Charged{ID: "a", Channel: "b", Nonce: "c", Amount: "d", Price: "e", ChainID: "f", MPE: "g", Group: "h", PaymentType: "i", Sender: "j"}
 	entry := func(metadata *structpb.Struct) *dataaccesslogv3.HTTPAccessLogEntry {
 		return &dataaccesslogv3.HTTPAccessLogEntry{CommonProperties: &dataaccesslogv3.AccessLogCommon{
 			Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{envoy.MetadataNamespace: metadata}},

@@ -34,11 +34,13 @@ const metadataTerms = "terms"
 // may hold a space.
 type Charged struct {
 	ID, Channel, Nonce, Amount, Price, ChainID, MPE, Group, PaymentType string
+	// Sender of the channel when it was charged: after a reorganisation its id may be another sender's. May be empty.
+	Sender string
 }
 
 // terms are the fields in the order in which they are written.
-func (c *Charged) terms() [8]*string {
-	return [...]*string{&c.PaymentType, &c.ChainID, &c.MPE, &c.Group, &c.Channel, &c.Nonce, &c.Amount, &c.Price}
+func (c *Charged) terms() [9]*string {
+	return [...]*string{&c.PaymentType, &c.ChainID, &c.MPE, &c.Group, &c.Channel, &c.Nonce, &c.Amount, &c.Price, &c.Sender}
 }
 
 // Struct is the dynamic metadata of a charge.
