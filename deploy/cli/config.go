@@ -14,13 +14,13 @@ import (
 func newConfig(environment []string) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "config",
-		Short: "Check settings, list them, print Envoy's configuration, import a file of snetd",
+		Short: "Check settings, list them, print Envoy's configuration, import settings and state of snetd",
 		Example: `  mpegate config check mpegate.yaml
   mpegate config reference`,
 		Args: noArguments,
 		RunE: showHelp,
 	}
-	command.AddCommand(newConfigCheck(environment), newConfigEnvoy(environment), newConfigImport(), newConfigReference())
+	command.AddCommand(newConfigCheck(environment), newConfigEnvoy(environment), newConfigImport(), newConfigImportState(environment), newConfigReference())
 	return command
 }
 
